@@ -1,0 +1,1 @@
+"""A complete container runtime in process, for tests, scale runs and machines without an engine."""

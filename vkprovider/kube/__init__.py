@@ -1,0 +1,1 @@
+"""A narrow, typed client of the API server."""

@@ -1,0 +1,1 @@
+"""Kubelet behaviour over a ContainerRuntime."""

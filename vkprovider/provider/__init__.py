@@ -1,0 +1,1 @@
+"""The contracts between the node and what runs its pods."""

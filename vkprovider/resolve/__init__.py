@@ -1,0 +1,1 @@
+"""References in a pod spec turned into values: environment, files, objects."""

@@ -1,0 +1,1 @@
+"""The kit for authors of providers: builders, fake clock, fixtures, conformance checks."""
