@@ -43,6 +43,8 @@ class NodeSettings:
         system_reserved: Resources kept from pods.
         kube_reserved: Resources kept from pods.
         eviction_hard: Thresholds of hard eviction, which reduce allocatable.
+        fail_cgroup_v1: Refuse to start on a host with cgroup v1 (kubelet: true; ours only warns, since engines still
+            run pods there).
     """
 
     name: str
@@ -73,6 +75,7 @@ class NodeSettings:
             "imagefs.inodesFree": "5%",
         }
     )
+    fail_cgroup_v1: bool = False
 
 
 @dataclass(frozen=True)

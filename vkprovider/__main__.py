@@ -1,0 +1,5 @@
+"""``python -m vkprovider``."""
+
+from vkprovider.cli import main
+
+main()
