@@ -54,6 +54,9 @@ class LogsCapability(ABC):
     def container_logs(self, pod: v1.Pod, container: str, options: LogOptions) -> AsyncIterator[bytes]:
         """Chunks of the log, formatted as the options say.
 
+        An empty first chunk says that the log is open: the answer's header is sent at once then, even if the container
+        stays silent. Without it the header waits a second for a chunk or an error.
+
         Raises:
             NotFoundError: No such pod or container here, raised at the first step.
             InvalidPodError: The container exists but has no log yet; the message is the kubelet's

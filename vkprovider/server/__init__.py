@@ -1,1 +1,18 @@
-"""The kubelet HTTPS API."""
+"""The kubelet HTTPS API: authentication, logs, pods, health, exec, attach and port-forward, over any provider."""
+
+from __future__ import annotations
+
+from vkprovider.server.app import KubeletServer, RequestObserver
+from vkprovider.server.configz import effective_configuration
+from vkprovider.server.health import HealthCheck, HealthChecks, HealthzServer
+from vkprovider.server.pods import PodLookup
+
+__all__ = [
+    "HealthCheck",
+    "HealthChecks",
+    "HealthzServer",
+    "KubeletServer",
+    "PodLookup",
+    "RequestObserver",
+    "effective_configuration",
+]
