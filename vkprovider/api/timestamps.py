@@ -18,6 +18,14 @@ def format_micro_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def format_nano_time(moment: datetime) -> str:
+    """Nine fraction digits, as log lines carry them: ``2026-01-02T03:04:05.000006000Z``.
+
+    Source: pkg/kubelet/kuberuntime/logs/logs.go, RFC3339NanoFixed.
+    """
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+
+
 def parse_time(text: str) -> datetime:
     """Aware UTC datetime of an RFC 3339 text with any number of fraction digits; more than six are cut.
 
