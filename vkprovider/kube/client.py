@@ -125,6 +125,24 @@ class KubeClient:
             KubeAPIError: The server answered with an error.
             TransientError: There was no (readable) answer in time.
         """
+        content = await self._send(method, path, params, body, content_type, timeout_s)
+        return _decode(content, method, path) if decode else {}
+
+    async def request_text(
+        self, method: str, path: str, *, params: Mapping[str, str] | None = None, timeout_s: float | None = None
+    ) -> str:
+        """Send a request whose answer is plain text, such as a pod's log; otherwise like ``request``."""
+        return (await self._send(method, path, params, None, JSON, timeout_s)).decode(errors="replace")
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None,
+        content_type: str,
+        timeout_s: float | None,
+    ) -> bytes:
         url = self._build_url(path, params)
         data = None if body is None else _encode(body).encode()
         retry_connection = method in _IDEMPOTENT
@@ -157,9 +175,7 @@ class KubeClient:
             if "Warning" in response.headers:
                 self._log_warnings(response.headers.getall("Warning"))
             if response.status < 300:
-                if not decode:
-                    return {}
-                return _decode(content, method, path)
+                return content
             if response.status == 401 and retry_authorization:
                 retry_authorization = False
                 if await self._credentials.invalidate():
