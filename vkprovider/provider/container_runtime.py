@@ -95,6 +95,10 @@ class ContainerRuntime(ABC):
     name: str = "runtime"
     """Scheme of container ids in statuses, e.g. ``docker`` in ``docker://<id>``."""
 
+    shares_filesystem: bool = False
+    """Whether host paths of mounts are paths of this process too, so that files made here can be mounted there. Without it
+    pods get no managed ``/etc/hosts`` and no termination message file."""
+
     @property
     @abstractmethod
     def images(self) -> ImageService:

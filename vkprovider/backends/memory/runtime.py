@@ -87,6 +87,7 @@ class MemoryRuntime(ContainerRuntime, RuntimeEvents, StreamingRuntime, RuntimeSt
         self.config = config or MemoryConfig()
         self.clock: Clock = clock or SystemClock()
         self.files_root = files_root
+        self.shares_filesystem = files_root is not None
         self.programs: dict[str, Program] = dict(STANDARD_PROGRAMS)
         self._hostname = hostname
         self._make_id = make_id or (lambda: secrets.token_hex(32))
