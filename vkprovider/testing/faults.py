@@ -278,6 +278,7 @@ class FaultyRuntime(ContainerRuntime, RuntimeEvents, StreamingRuntime, RuntimeSt
         self.inner = inner
         self.plan = plan if plan is not None else FaultPlan()
         self.name = inner.name
+        self.shares_filesystem = inner.shares_filesystem
         self._images = FaultyImageService(inner.images, self.plan)
 
     @property
