@@ -71,6 +71,7 @@ class HTTPRequest:
         target: Path and query, escaped.
         headers: Headers to send as (name, value), without Host.
         host_header: Value of Host; empty for the URL's.
+        shown_url: The URL as it was written, if that differs.
     """
 
     scheme: str
@@ -79,11 +80,12 @@ class HTTPRequest:
     target: str = "/"
     headers: tuple[tuple[str, str], ...] = ()
     host_header: str = ""
+    shown_url: str = ""
 
     @property
     def url(self) -> str:
         """The URL, as messages show it."""
-        return f"{self.scheme}://{join_host_port(self.host, self.port)}{self.target}"
+        return self.shown_url or f"{self.scheme}://{join_host_port(self.host, self.port)}{self.target}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +243,10 @@ async def get(request: HTTPRequest, *, timeout_s: float | None, read_body: bool 
 async def _open(request: HTTPRequest) -> Connection:
     if request.scheme not in ("http", "https"):
         raise ConnectionFailedError(f'unsupported protocol scheme "{request.scheme}"')
-    sock = await dial(request.host, request.port)
+    sock, remote = await dial(request.host, request.port)
     if request.scheme == "http":
-        return Connection(sock)
-    connection = TLSConnection(sock, request.host)
+        return Connection(sock, remote)
+    connection = TLSConnection(sock, remote, request.host)
     try:
         await connection.handshake()
     except BaseException:
@@ -280,7 +282,8 @@ def _find_redirect(current: HTTPRequest, answer: HTTPResponse, first: HTTPReques
         port=port or (443 if parts.scheme == "https" else 80),
         target=_make_target(f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"),
         headers=tuple(pair for pair in current.headers if pair[0] != "Referer") + referer,
-        host_header=first.host_header if relative else "",
+        host_header=first.host_header if relative else parts.netloc.rpartition("@")[2],
+        shown_url=parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
     )
 
 
@@ -313,27 +316,22 @@ class _ResponseReader:
         raise _ProtocolError(f"{_BROKEN}net/http: too many 1xx informational responses")
 
     async def _read_one_head(self) -> HTTPResponse:
-        position = 0
+        position, checked = 0, False
         while (end := _HEADER_END.search(self._buffer, max(0, position - 3))) is None:
             position = len(self._buffer)
+            if not checked and (newline := self._buffer.find(b"\n")) >= 0:
+                # A server of another protocol may have said all it will: do not wait for more.
+                _parse_status_line(bytes(self._buffer[:newline]).rstrip(b"\r"))
+                checked = True
             if position > _MAX_HEADER_BYTES:
                 raise _ProtocolError(
                     f"{_BROKEN}net/http: server response headers exceeded {_MAX_HEADER_BYTES} bytes; aborted"
                 )
             if not await self._fill():
-                return self._parse_cut_head()
+                raise _ProtocolError(f"{_BROKEN}unexpected EOF" if self._buffer else "EOF")
         head = bytes(self._buffer[: end.start()])
         del self._buffer[: end.end()]
         return _parse_head(head)
-
-    def _parse_cut_head(self) -> HTTPResponse:
-        """The connection ended within the head: say what is wrong with it, at least that it ended."""
-        if not self._buffer:
-            raise _ProtocolError("EOF")
-        line, newline, _ = bytes(self._buffer).partition(b"\n")
-        if newline:
-            _parse_status_line(line.rstrip(b"\r"))
-        raise _ProtocolError(f"{_BROKEN}unexpected EOF")
 
     async def _fill(self) -> bool:
         if self._at_end:

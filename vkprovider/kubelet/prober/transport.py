@@ -60,7 +60,7 @@ def is_ip_address(host: str) -> bool:
     return True
 
 
-async def dial(host: str, port: int) -> socket.socket:
+async def dial(host: str, port: int) -> tuple[socket.socket, str]:
     """Connect to a TCP port; names are resolved and their addresses tried in turn.
 
     Cancellation closes the socket. No linger option is set: the one upstream uses against waiting sockets can block the event
@@ -71,7 +71,7 @@ async def dial(host: str, port: int) -> socket.socket:
         port: Port number.
 
     Returns:
-        A connected, non-blocking socket, which the caller closes.
+        A connected, non-blocking socket, which the caller closes, and the address it leads to as ``host:port``.
 
     Raises:
         ConnectionFailedError: Nothing listens there, or the name does not exist.
@@ -93,25 +93,33 @@ async def dial(host: str, port: int) -> socket.socket:
     raise first or ConnectionFailedError(f"dial tcp: lookup {host}: no such host")
 
 
-async def _connect(loop: asyncio.AbstractEventLoop, family: int, address: tuple[object, ...]) -> socket.socket:
+async def _connect(
+    loop: asyncio.AbstractEventLoop, family: int, address: tuple[object, ...]
+) -> tuple[socket.socket, str]:
+    where = join_host_port(str(address[0]), int(str(address[1])))
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         await loop.sock_connect(sock, address)
     except OSError as error:
         sock.close()
-        where = join_host_port(str(address[0]), int(str(address[1])))
         raise ConnectionFailedError(f"dial tcp {where}: connect: {describe_os_error(error)}") from error
     except BaseException:
         sock.close()
         raise
-    return sock
+    return sock, where
 
 
 class Connection:
-    """Bytes to and from a connected socket; use it as a context manager."""
+    """Bytes to and from a connected socket; use it as a context manager.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: The socket, closed at the end.
+        remote: The address it leads to, for messages.
+    """
+
+    def __init__(self, sock: socket.socket, remote: str) -> None:
         self._sock = sock
+        self._remote = remote
         self._loop = asyncio.get_running_loop()
 
     def __enter__(self) -> Connection:
@@ -143,12 +151,9 @@ class Connection:
             raise self._broken("read", error) from error
 
     def _broken(self, verb: str, error: OSError) -> ConnectionFailedError:
-        try:
-            local, remote = self._sock.getsockname(), self._sock.getpeername()
-            ends = f"{join_host_port(local[0], local[1])}->{join_host_port(remote[0], remote[1])}: "
-        except OSError:
-            ends = ""
-        return ConnectionFailedError(f"{verb} tcp {ends}{verb}: {describe_os_error(error)}")
+        local = self._sock.getsockname()
+        ends = f"{join_host_port(local[0], local[1])}->{self._remote}"
+        return ConnectionFailedError(f"{verb} tcp {ends}: {verb}: {describe_os_error(error)}")
 
 
 @functools.cache
@@ -168,11 +173,12 @@ class TLSConnection(Connection):
 
     Args:
         sock: The connected socket.
+        remote: The address it leads to, for messages.
         host: Name or address it was connected to; names are told to the server.
     """
 
-    def __init__(self, sock: socket.socket, host: str) -> None:
-        super().__init__(sock)
+    def __init__(self, sock: socket.socket, remote: str, host: str) -> None:
+        super().__init__(sock, remote)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         name = None if is_ip_address(host) else host
