@@ -21,6 +21,9 @@ CONTAINER_PORTS: Final = "io.kubernetes.container.ports"
 POD_TERMINATION_GRACE_PERIOD: Final = "io.kubernetes.pod.terminationGracePeriod"
 POD_DELETION_GRACE_PERIOD: Final = "io.kubernetes.pod.deletionGracePeriod"
 
+# Ours: seconds that a restart of this instance has to wait, so that backoff outlives the process.
+CONTAINER_RESTART_BACKOFF: Final = "vkprovider.io/restart-backoff"
+
 # Ours: which node of which cluster owns a sandbox or container, since several nodes may share an engine.
 OWNER_CLUSTER: Final = "vkprovider.io/cluster-uid"
 OWNER_NODE: Final = "vkprovider.io/node"

@@ -40,12 +40,20 @@ class ProbeResults(Protocol):
         """Begin to probe the pod's containers, or go on with its newest spec. Never blocks."""
         ...
 
+    def update_status(self, uid: v1.PodUID, status: v1.PodStatus) -> None:
+        """Learn of containers from the pod's newest status. Never blocks."""
+        ...
+
     def stop_liveness_and_startup(self, pod: v1.Pod) -> None:
         """The pod is being stopped: only readiness and the probes of sidecars go on."""
         ...
 
     def remove_pod(self, uid: v1.PodUID) -> None:
         """Stop to probe the pod and forget its results. Safe to repeat."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop all probes. Safe to repeat."""
         ...
 
 
@@ -66,8 +74,14 @@ class NoProbes:
     def ensure_pod(self, pod: v1.Pod, context: PodContext) -> None:
         """Nothing to do."""
 
+    def update_status(self, uid: v1.PodUID, status: v1.PodStatus) -> None:
+        """Nothing to do."""
+
     def stop_liveness_and_startup(self, pod: v1.Pod) -> None:
         """Nothing to do."""
 
     def remove_pod(self, uid: v1.PodUID) -> None:
+        """Nothing to do."""
+
+    async def aclose(self) -> None:
         """Nothing to do."""

@@ -1,0 +1,483 @@
+"""A provider of pods over any container runtime: the library's kubelet.
+
+It holds nothing that the runtime and the API server do not hold as well: after ``kill -9`` a new process lists the runtime, finds
+its containers by their labels, and goes on.
+
+Source: pkg/kubelet/kubelet.go, SyncPod, SyncTerminatingPod, SyncTerminatedPod.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final, TypeVar
+
+from vkprovider.aio.broadcast import Broadcast
+from vkprovider.aio.tasks import TaskPool, cancel_and_wait
+from vkprovider.api import labels, v1
+from vkprovider.api.pods import get_uid
+from vkprovider.api.reasons import EVENT_FAILED_KILL_POD, EVENT_NETWORK_NOT_READY, WARNING
+from vkprovider.errors import TransientError, VkproviderError
+from vkprovider.kubelet.actions import compute_pod_actions
+from vkprovider.kubelet.capabilities import RuntimeAttach, RuntimeExec, RuntimeLogs, RuntimePortForward
+from vkprovider.kubelet.credentials import Credential, read_node_credentials
+from vkprovider.kubelet.images import ImageManager
+from vkprovider.kubelet.node_status import RuntimeNodeStatus
+from vkprovider.kubelet.pleg import PodLifecycleEventGenerator
+from vkprovider.kubelet.pod_cache import PodCache
+from vkprovider.kubelet.pod_facts import refresh_pod_facts
+from vkprovider.kubelet.pod_files import PodFiles
+from vkprovider.kubelet.pod_state import PodState
+from vkprovider.kubelet.probe_results import ProbeResults
+from vkprovider.kubelet.prober import ProbeManager
+from vkprovider.kubelet.restart_backoff import RestartBackoff
+from vkprovider.kubelet.restart_policy import ALL_CONTAINERS_RESTARTING
+from vkprovider.kubelet.runtime_state import RuntimePod
+from vkprovider.kubelet.stats import RuntimeStatsCapability
+from vkprovider.kubelet.status import StatusInputs, generate_pod_status
+from vkprovider.kubelet.sync import Engine, PodSyncer
+from vkprovider.kubelet.termination import ContainerKiller, HookRunner, restore_pod
+from vkprovider.kubelet.termination_message import TerminationMessageReader
+from vkprovider.kubelet.volume_gate import VolumeGate, VolumeManager, VolumesNotReadyError
+from vkprovider.provider.capabilities import (
+    AttachCapability,
+    ExecCapability,
+    LogsCapability,
+    NodeStatusCapability,
+    PortForwardCapability,
+    StatsCapability,
+)
+from vkprovider.provider.container_runtime import ContainerRuntime, RuntimeStats, StreamingRuntime
+from vkprovider.provider.pod_provider import NodeContext, PodContext, PodProvider, ProviderPod, SyncResult
+from vkprovider.settings import PodSettings
+
+logger = logging.getLogger(__name__)
+C = TypeVar("C")
+
+NETWORK_RETRY_S: Final = 1.0
+"""Source: pkg/kubelet/pod_workers.go, backOffOnTransientErrorPeriod."""
+HOUSEKEEPING_PERIOD_S: Final = 60.0
+"""Source: pkg/kubelet/kubelet.go, ContainerGCPeriod."""
+CREDENTIALS_PERIOD_S: Final = 300.0
+_TERMINAL: Final = ("Failed", "Succeeded")
+
+
+class _Parts:
+    """Everything that is made when the provider starts on a node."""
+
+    def __init__(self, provider: RuntimePodProvider, node: NodeContext) -> None:
+        runtime, settings, root_dir, clock = provider.runtime, provider.settings, provider.root_dir, node.clock
+        self.node = node
+        self.owner = {labels.OWNER_CLUSTER: node.cluster_uid, labels.OWNER_NODE: node.node_name}
+        self.started_at: datetime = clock.now()
+        self.cache = PodCache()
+        self.changes: Broadcast[v1.PodUID] = provider.changes
+        self.pool = TaskPool("kubelet")
+        self.pleg = PodLifecycleEventGenerator(
+            runtime,
+            self.cache,
+            self.changes,
+            clock,
+            TerminationMessageReader(runtime),
+            selector=self.owner,
+            relist_period_s=settings.relist_period_s,
+        )
+        self.images = ImageManager(
+            runtime.images,
+            clock,
+            serialize=settings.serialize_image_pulls,
+            max_parallel=settings.max_parallel_image_pulls,
+            qps=settings.registry_pull_qps,
+            burst=settings.registry_burst,
+        )
+        self.exec = RuntimeExec(runtime, self.cache)
+        self.hooks: HookRunner | None = provider.make_hooks(self.exec)
+        self.probes: ProbeResults = ProbeManager(
+            exec_probe=self.exec.exec_probe, on_result=self.changes.publish, clock=clock, started_at=self.started_at
+        )
+        self.killer = ContainerKiller(runtime, self.pleg, self.hooks, clock)
+        self.volumes: VolumeManager = provider.make_volumes(node)
+        self.files = PodFiles(root_dir, cluster_domain=settings.cluster_domain, enabled=runtime.shares_filesystem)
+        self.backoff = RestartBackoff(clock, max_s=settings.max_container_restart_period_s)
+        self.credentials: Sequence[Credential] = ()
+        self.node_status = RuntimeNodeStatus(runtime, self.pleg, root_dir)
+        self.syncer = PodSyncer(
+            Engine(
+                runtime=runtime,
+                cache=self.cache,
+                pleg=self.pleg,
+                images=self.images,
+                killer=self.killer,
+                hooks=self.hooks,
+                volumes=self.volumes,
+                files=self.files,
+                backoff=self.backoff,
+                settings=settings,
+                node=node,
+                owner=self.owner,
+                seccomp_root=root_dir / "seccomp",
+                node_credentials=lambda: self.credentials,
+                pool=self.pool,
+            )
+        )
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def aclose(self) -> None:
+        await cancel_and_wait(self.tasks)
+        await self.probes.aclose()
+        await self.killer.aclose()
+        await self.images.aclose()
+        await self.pool.aclose()
+
+
+class RuntimePodProvider(PodProvider):
+    """Runs pods on a container runtime as a kubelet does.
+
+    Args:
+        runtime: The runtime; it belongs to the provider from ``start`` to ``stop``.
+        settings: How pods are run.
+        root_dir: Directory of this node's files.
+        make_volumes: Makes what provides volumes; by default pods that need one wait.
+
+    Attributes:
+        runtime: The runtime.
+        settings: How pods are run.
+        root_dir: Directory of this node's files.
+        changes: Where UIDs of pods that changed by themselves are published.
+    """
+
+    def __init__(
+        self,
+        runtime: ContainerRuntime,
+        settings: PodSettings,
+        *,
+        root_dir: Path,
+        make_volumes: Callable[[NodeContext], VolumeManager] | None = None,
+    ) -> None:
+        self.name = runtime.name
+        self.runtime = runtime
+        self.settings = settings
+        self.root_dir = root_dir
+        self.changes: Broadcast[v1.PodUID] = Broadcast()
+        self._make_volumes = make_volumes
+        self._parts_made: _Parts | None = None
+        self._states: dict[v1.PodUID, PodState] = {}
+
+    # -- Life of the provider.
+
+    async def start(self, node: NodeContext) -> None:
+        """Reach the runtime, find what of ours it holds, and begin to follow it.
+
+        Raises:
+            ConfigurationError: The runtime can never work as configured.
+            TransientError: The runtime does not answer now.
+        """
+        await self.stop_parts()
+        parts = _Parts(self, node)
+        try:
+            await self.runtime.connect()
+            await parts.pleg.relist()
+            parts.credentials = await asyncio.to_thread(read_node_credentials, self.root_dir)
+        except BaseException:
+            await parts.aclose()
+            raise
+        self._parts_made = parts
+        parts.tasks = [
+            asyncio.create_task(parts.pleg.run(), name="kubelet:pleg"),
+            asyncio.create_task(self._keep_house(parts), name="kubelet:housekeeping"),
+        ]
+        for task in parts.tasks:
+            task.add_done_callback(_report_end)
+        if (found := len(parts.cache.uids())) > 0:
+            logger.info("Found pods of this node in the runtime", extra={"pods": found, "runtime": self.name})
+
+    async def stop(self) -> None:
+        """Stop following the runtime and let go of it; pods keep running. Safe to repeat."""
+        await self.stop_parts()
+        await self.runtime.aclose()
+
+    async def stop_parts(self) -> None:
+        """End everything that ``start`` began, but keep the runtime. Safe to repeat."""
+        parts, self._parts_made = self._parts_made, None
+        states, self._states = self._states, {}
+        for state in states.values():
+            await cancel_and_wait(state.in_flight())
+        if parts is not None:
+            await parts.aclose()
+
+    def make_hooks(self, exec_capability: RuntimeExec) -> HookRunner | None:
+        """What runs lifecycle hooks of containers."""
+        return None
+
+    def make_volumes(self, node: NodeContext) -> VolumeManager:
+        """What provides volumes to pods of this node."""
+        return self._make_volumes(node) if self._make_volumes is not None else VolumeGate(node.clock)
+
+    @property
+    def _parts(self) -> _Parts:
+        if self._parts_made is None:
+            raise TransientError(f"the {self.name} provider has not started yet", retry_after_s=1.0)
+        return self._parts_made
+
+    # -- The three phases.
+
+    async def sync_pod(self, pod: v1.Pod, context: PodContext) -> SyncResult:
+        """Bring the pod one step nearer to its spec; see ``PodProvider.sync_pod``.
+
+        Raises:
+            InvalidPodError: The runtime says that the pod can never run.
+            TransientError: The runtime does not answer, or something could not be stopped.
+        """
+        parts = self._parts
+        state = self._state(get_uid(pod))
+        await self._settle(parts, state)
+        facts = state.facts = refresh_pod_facts(state.facts, pod)
+        parts.probes.ensure_pod(pod, context)
+        runtime_pod = parts.cache.get(state.uid)
+        status = self._generate(parts, pod, state, runtime_pod, context.previous_status)
+        if status["phase"] in _TERMINAL:
+            return SyncResult(status, terminal=True)
+        restart_all = any(
+            c["type"] == ALL_CONTAINERS_RESTARTING and c["status"] == "True" for c in status["conditions"]
+        )
+        actions = compute_pod_actions(pod, facts, runtime_pod, parts.probes, restart_all=restart_all)
+        if actions.is_empty:
+            await self._refresh_volumes(parts, pod, context)
+            return SyncResult(status)
+        context.publish_status(status)
+        self._check_network(parts, pod, context)
+        try:
+            await parts.volumes.prepare_pod(pod, context)
+        except VolumesNotReadyError as error:
+            return SyncResult(status, requeue_after_s=error.retry_after_s)
+        newest = status
+
+        def publish() -> None:
+            nonlocal newest
+            newest = self._generate(parts, pod, state, parts.cache.get(state.uid), newest)
+            context.publish_status(newest)
+
+        outcome = await parts.syncer.carry_out(
+            pod, facts, actions, state, context, status=status, on_sandbox_ready=publish
+        )
+        newest = self._generate(parts, pod, state, parts.cache.get(state.uid), newest)
+        if actions.to_reset:
+            # Everything was removed; the next sync starts it anew.
+            outcome.retry(0.0)
+        return SyncResult(newest, terminal=newest["phase"] in _TERMINAL, requeue_after_s=outcome.retry_after_s)
+
+    async def terminate_pod(self, pod: v1.Pod, context: PodContext, *, grace_period_s: int) -> SyncResult:
+        """Stop everything of the pod; see ``PodProvider.terminate_pod``.
+
+        Raises:
+            TransientError: Something may still run.
+        """
+        parts = self._parts
+        state = self._state(get_uid(pod))
+        await self._settle(parts, state)
+        state.facts = refresh_pod_facts(state.facts, pod)
+        runtime_pod = parts.cache.get(state.uid)
+        status = self._generate(parts, pod, state, runtime_pod, context.previous_status)
+        context.publish_status(status)
+        parts.probes.stop_liveness_and_startup(pod)
+        try:
+            await parts.killer.kill_pod(pod, runtime_pod, context.record_event, grace_period_s=grace_period_s)
+        except VkproviderError as error:
+            state.outcome_unknown = True
+            context.record_event(WARNING, EVENT_FAILED_KILL_POD, f"error killing pod: {error}")
+            raise
+        parts.probes.remove_pod(state.uid)
+        stopped = parts.cache.get(state.uid)
+        if stopped.is_running:
+            state.outcome_unknown = True
+            raise TransientError("something of the pod still runs after it was stopped", retry_after_s=1.0)
+        state.failures.clear()
+        final = self._generate(parts, pod, state, stopped, status, is_terminal=True)
+        return SyncResult(final, terminal=True)
+
+    async def cleanup_pod(self, pod_uid: v1.PodUID) -> None:
+        """Remove all records and files of a pod; see ``PodProvider.cleanup_pod``.
+
+        Raises:
+            TransientError: Something could not be removed.
+        """
+        parts = self._parts
+        state = self._states.get(pod_uid)
+        if state is not None:
+            await self._settle(parts, state)
+        parts.probes.remove_pod(pod_uid)
+        runtime_pod = parts.cache.get(pod_uid)
+        parts.killer.forget_pod(runtime_pod)
+        for sandbox in runtime_pod.sandboxes:
+            await self._remove(parts, sandbox.id, self.runtime.remove_pod_sandbox(sandbox.id))
+        held = {sandbox.id for sandbox in runtime_pod.sandboxes}
+        for record in runtime_pod.containers:
+            if record.sandbox_id in held:
+                parts.cache.drop(record.id)
+            else:
+                await self._remove(parts, record.id, self.runtime.remove_container(record.id))
+        await parts.volumes.cleanup_pod(pod_uid)
+        try:
+            await parts.files.remove_pod(pod_uid)
+        except OSError as error:
+            raise TransientError(f"cannot remove the files of pod {pod_uid}: {error}") from error
+        parts.images.forget_pod(pod_uid)
+        parts.backoff.forget_pod(pod_uid)
+        self._states.pop(pod_uid, None)
+
+    async def get_pod_status(self, pod: v1.Pod, context: PodContext) -> v1.PodStatus | None:
+        """The pod's status as last seen, without changing anything; None if the runtime holds nothing of it."""
+        parts = self._parts
+        uid = get_uid(pod)
+        runtime_pod = parts.cache.get(uid)
+        if not runtime_pod.is_known:
+            return None
+        state = self._state(uid)
+        state.facts = refresh_pod_facts(state.facts, pod)
+        return self._generate(parts, pod, state, runtime_pod, context.previous_status)
+
+    async def list_pods(self) -> Sequence[ProviderPod]:
+        """Every pod of this node that the runtime holds anything of, listed now.
+
+        Raises:
+            TransientError: The runtime did not answer.
+        """
+        parts = self._parts
+        await parts.pleg.relist()
+        pods = [parts.cache.get(uid) for uid in parts.cache.uids()]
+        return [ProviderPod(restore_pod(pod), running=pod.is_running) for pod in pods]
+
+    async def pod_changes(self) -> AsyncIterator[v1.PodUID]:
+        """UIDs of pods whose containers, sandboxes or probes changed by themselves."""
+        subscription = self.changes.subscribe()
+        try:
+            async for uid in subscription:
+                yield uid
+        finally:
+            subscription.close()
+
+    # -- Abilities.
+
+    def find_capability(self, kind: type[C]) -> C | None:
+        """What the runtime can do beyond running containers; logs and node status always."""
+        if (own := super().find_capability(kind)) is not None:
+            return own
+        parts = self._parts_made
+        found: object = None
+        if parts is not None:
+            if kind is LogsCapability:
+                found = RuntimeLogs(self.runtime, self._find_status)
+            elif kind is NodeStatusCapability:
+                found = parts.node_status
+            elif kind is ExecCapability and isinstance(self.runtime, StreamingRuntime):
+                found = parts.exec
+            elif kind is StatsCapability and isinstance(self.runtime, RuntimeStats):
+                found = RuntimeStatsCapability(self.runtime, parts.owner, parts.node.clock)
+            elif kind is AttachCapability and isinstance(self.runtime, StreamingRuntime):
+                found = RuntimeAttach(self.runtime, parts.cache)
+            elif kind is PortForwardCapability and isinstance(self.runtime, StreamingRuntime):
+                found = RuntimePortForward(self.runtime, parts.cache)
+        if found is None:
+            found = self.runtime
+        return found if isinstance(found, kind) else None
+
+    def _find_status(self, pod: v1.Pod) -> v1.PodStatus:
+        """The pod's status as last seen, for choosing a container instance."""
+        parts = self._parts
+        uid = get_uid(pod)
+        runtime_pod = parts.cache.get(uid)
+        previous = pod.get("status", {})
+        if not runtime_pod.is_known and uid not in self._states:
+            return previous
+        state = self._states.get(uid) or PodState(uid)
+        state.facts = refresh_pod_facts(state.facts, pod)
+        return self._generate(parts, pod, state, runtime_pod, previous)
+
+    # -- Helpers.
+
+    def _state(self, uid: v1.PodUID) -> PodState:
+        state = self._states.get(uid)
+        if state is None:
+            state = self._states[uid] = PodState(uid)
+        return state
+
+    async def _settle(self, parts: _Parts, state: PodState) -> None:
+        """Wait for what an interrupted call began, and read the pod again if its outcome is unknown."""
+        if state.in_flight():
+            await state.settle()
+        if state.outcome_unknown:
+            await parts.pleg.relist_pod(state.uid)
+            state.outcome_unknown = False
+
+    def _generate(
+        self,
+        parts: _Parts,
+        pod: v1.Pod,
+        state: PodState,
+        runtime_pod: RuntimePod,
+        previous: v1.PodStatus,
+        *,
+        is_terminal: bool = False,
+    ) -> v1.PodStatus:
+        assert state.facts is not None
+        status = generate_pod_status(
+            pod,
+            state.facts,
+            runtime_pod,
+            StatusInputs(
+                previous=previous,
+                now=parts.node.clock.now(),
+                probes=parts.probes,
+                failures=state.failures,
+                host_ips=parts.node.host_ips,
+                runtime_name=self.runtime.name,
+                agent_started_at=parts.started_at,
+                is_terminal=is_terminal,
+                recursive_read_only=parts.node_status.recursive_read_only,
+            ),
+        )
+        parts.probes.update_status(state.uid, status)
+        return status
+
+    def _check_network(self, parts: _Parts, pod: v1.Pod, context: PodContext) -> None:
+        problem = parts.node_status.network_problem
+        if problem and not pod.get("spec", {}).get("hostNetwork"):
+            message = f"network is not ready: {problem}"
+            context.record_event(WARNING, EVENT_NETWORK_NOT_READY, message)
+            raise TransientError(message, reason=EVENT_NETWORK_NOT_READY, retry_after_s=NETWORK_RETRY_S)
+
+    async def _refresh_volumes(self, parts: _Parts, pod: v1.Pod, context: PodContext) -> None:
+        if not pod.get("spec", {}).get("volumes"):
+            return
+        try:
+            await parts.volumes.prepare_pod(pod, context)
+        except VkproviderError as error:
+            logger.info("Cannot refresh volumes", extra={"uid": get_uid(pod), "error": str(error)})
+
+    async def _remove(self, parts: _Parts, id: str, removal: Coroutine[object, object, None]) -> None:
+        with parts.pleg.acting_on(id):
+            await removal
+            parts.cache.drop(id)
+
+    async def _keep_house(self, parts: _Parts) -> None:
+        """Now and then: dead containers, credentials of the node."""
+        since_credentials_s = 0.0
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_PERIOD_S)
+            for uid in parts.cache.uids():
+                if uid in self._states:
+                    await parts.syncer.remove_garbage(uid)
+            since_credentials_s += HOUSEKEEPING_PERIOD_S
+            if since_credentials_s >= CREDENTIALS_PERIOD_S:
+                since_credentials_s = 0.0
+                with contextlib.suppress(OSError):
+                    parts.credentials = await asyncio.to_thread(read_node_credentials, self.root_dir)
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("A part of the kubelet engine failed", extra={"task": task.get_name()}, exc_info=error)
