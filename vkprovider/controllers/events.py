@@ -44,6 +44,7 @@ _MAX_QUEUED = 10_000
 _MAX_TRIES = 12
 _RETRY_S = 10.0
 _MAX_NAME = 253
+_START_DELAY_S = 0.01
 
 V = TypeVar("V")
 
@@ -120,7 +121,7 @@ class EventRecorder:
         node_name: str,
         settings: PodSettings,
         clock: Clock,
-        max_concurrent: int = 4,
+        max_concurrent: int = 2,
         max_queued: int = _MAX_QUEUED,
     ) -> None:
         self._events = events
@@ -138,6 +139,7 @@ class EventRecorder:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._last_ns = 0
+        self._starter: asyncio.TimerHandle | None = None
         self._closed = False
         self.dropped = 0
         """Events thrown away because too many waited, or because the API server would not have them."""
@@ -203,6 +205,8 @@ class EventRecorder:
         """Stop sending; what waits is lost. Safe to repeat."""
         self._closed = True
         self._queue.clear()
+        if self._starter is not None:
+            self._starter.cancel()
         await self._senders.aclose()
 
     def _is_one_of_many(self, key: Hashable, message: str, now: datetime) -> bool:
@@ -243,7 +247,13 @@ class EventRecorder:
             self._queue.popitem(last=False)
             self.dropped += 1
         self._quiet.clear()
-        if len(self._senders) < self._max_concurrent:
+        if self._starter is None and len(self._senders) < self._max_concurrent:
+            # What caused the event comes first: a status patch is mostly just about to be sent.
+            self._starter = asyncio.get_running_loop().call_later(_START_DELAY_S, self._start_sender)
+
+    def _start_sender(self) -> None:
+        self._starter = None
+        if not self._closed and self._queue and len(self._senders) < self._max_concurrent:
             self._senders.spawn(self._send_queued(), name="send")
 
     async def _send_queued(self) -> None:

@@ -217,7 +217,10 @@ class NodeController:
                 return
             now = format_time(self._clock.now())
             condition = make_stopped_condition(self._sent, now=now)
-            await self._nodes.patch_status(name, {"status": {"conditions": [condition]}}, timeout_s=_STATUS_TIMEOUT_S)
+            # Without the id the next process need not find out whether this one is alive.
+            metadata = {"annotations": {keys.INSTANCE_ANNOTATION: None}}
+            patch = {"metadata": metadata, "status": {"conditions": [condition]}}
+            await self._nodes.patch_status(name, patch, timeout_s=_STATUS_TIMEOUT_S)
             self._record_status_event("NodeNotReady")
         except VkproviderError as error:
             logger.warning("Node could not take leave", extra={"node": name, "error": str(error)})

@@ -12,6 +12,7 @@ every task that was started after it, ours included.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -242,6 +243,7 @@ class PodSource:
         if pending:
             await asyncio.wait(pending, timeout=_STOP_TIMEOUT_S)
         await cancel_and_wait(task for task in pending if not task.done())
+        await _close_watches()
         sessions, self._sessions = self._sessions, []
         for session in sessions:
             await session.close()
@@ -274,9 +276,12 @@ class PodSource:
         return registry
 
     async def _login(self, **_: Any) -> kopf.AiohttpSession:
-        # Asked again only when the server refused the last session, so what it stood on is read anew.
+        # Asked again only when the server refused the last session, so what it stood on is read anew. A server that refuses everything
+        # must not be asked in a tight loop.
         if self._sessions:
+            await asyncio.sleep(_RETRY_S)
             await self._credentials.invalidate()
+            self._sessions = [session for session in self._sessions if not session.closed]
         session = self._credentials.create_session()
         self._sessions.append(session)
         return kopf.AiohttpSession(server=self._credentials.server, aiohttp_session=session)
@@ -299,6 +304,23 @@ class PodSource:
             self._node_sink.handle_node_deleted(node)
         else:
             self._node_sink.handle_node(node)
+
+
+async def _close_watches() -> None:
+    """See off what kopf's watches leave behind when they are cancelled while they hand on an event.
+
+    Their generators close when they are collected, and only then let go of their helper tasks.
+    """
+    for attempt in range(3):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        left = [task for task in asyncio.all_tasks() if task.get_name().startswith("pause-waiter for ")]
+        if not left:
+            return
+        if attempt == 0:
+            gc.collect()
+        else:
+            await cancel_and_wait(left)
 
 
 class _signal_handlers_kept:

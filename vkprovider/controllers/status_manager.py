@@ -153,9 +153,9 @@ class StatusManager:
         newly_deleted = is_deleted(pod) and not is_deleted(entry.pod)
         entry.pod = pod
         if version != entry.sent_version and not is_older(version, entry.server_version):
-            entry.server, entry.server_version = pod.get("status", {}), version
+            before, entry.server, entry.server_version = entry.server, pod.get("status", {}), version
             # While a patch is under way its answer decides; what it does not know is looked at afterwards.
-            if uid not in self._in_flight and self._make_patch(entry) is not None:
+            if uid not in self._in_flight and before != entry.server and self._make_patch(entry) is not None:
                 entry.drifted = True
         if newly_deleted and entry.finished:
             self._schedule(uid)
