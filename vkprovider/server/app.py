@@ -33,6 +33,7 @@ from vkprovider.server.health import HealthChecks
 from vkprovider.server.listener import TLSListener
 from vkprovider.server.logs import LogHandlers
 from vkprovider.server.pods import PodHandlers, PodLookup
+from vkprovider.server.remotecommand import ACCEPTED_PROTOCOLS
 from vkprovider.server.reviews import KubeRequester, Reviewer
 from vkprovider.server.streaming import StreamHandlers
 from vkprovider.server.tls import (
@@ -115,7 +116,7 @@ class KubeletServer:
         self._authorizer = _make_authorizer(settings, reviewer, clock)
         serving = serving_certificate or _serving_certificate(settings, node_name, node_ips, root_dir, clock)
         self._tls = ServerTLS(serving, self._client_ca)
-        self._streams = StreamHandlers(pods, provider)
+        self._streams = StreamHandlers(pods, provider, idle_timeout_s=settings.streaming_idle_timeout_s)
         self._runner = web.AppRunner(
             self._make_app(pods, provider, clock, checks or HealthChecks(), configuration or {}),
             access_log=None,
@@ -262,7 +263,10 @@ def _error_response(request: web.Request, error: Exception) -> web.Response:
             status=405, text="405: Method Not Allowed", headers={"Allow": ",".join(sorted(error.allowed_methods))}
         )
     if isinstance(error, web.HTTPException):
-        return web.Response(status=error.status, text=error.text or error.reason)
+        response = web.Response(status=error.status, text=error.text or error.reason)
+        for protocol in error.headers.getall(ACCEPTED_PROTOCOLS, []):
+            response.headers.add(ACCEPTED_PROTOCOLS, protocol)
+        return response
     if isinstance(error, ConnectionError):
         raise error
     logger.exception("A request failed", extra={"method": request.method, "path": request.path}, exc_info=error)

@@ -27,7 +27,9 @@ from vkprovider.provider.capabilities import (
     PortForwardCapability,
 )
 from vkprovider.provider.pod_provider import PodContext, PodProvider, ProviderPod, SyncResult
+from vkprovider.provider.streams import DuplexStream
 from vkprovider.server.app import KubeletServer
+from vkprovider.server.spdy.connection import SpdyConnection, SpdyStream
 from vkprovider.settings import ServerSettings
 
 NODE = "node-1"
@@ -364,3 +366,164 @@ def pod_factory() -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def bare_provider() -> BareProvider:
     return BareProvider()
+
+
+class SpdyClient:
+    """A client that upgraded to SPDY: opens streams as kubectl does."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = ""
+        self.connection: SpdyConnection
+        self._pump: asyncio.Task[None] | None = None
+
+    async def upgrade(self, method: str, path: str, headers: Sequence[tuple[str, str]]) -> None:
+        lines = [f"{method} {path} HTTP/1.1", "Host: node", *(f"{name}: {value}" for name, value in headers), "", ""]
+        self.writer.write("\r\n".join(lines).encode())
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        self.status = int(head[0].split()[1])
+        for line in head[1:]:
+            name, _, value = line.partition(": ")
+            self.headers[name.lower()] = (
+                f"{self.headers[name.lower()]},{value}" if name.lower() in self.headers else value
+            )
+        if self.status != 101:
+            self.body = (await self.reader.readexactly(int(self.headers.get("content-length", 0)))).decode()
+            return
+        self.connection = SpdyConnection(self, on_stream=lambda stream: None, server=False)
+        self._pump = asyncio.create_task(self._receive())
+
+    def open(self, **headers: str) -> SpdyStream:
+        return self.connection.open_stream(headers)
+
+    async def read_all(self, stream: SpdyStream) -> bytes:
+        received = bytearray()
+        while data := await stream.read():
+            received += data
+        return bytes(received)
+
+    async def aclose(self) -> None:
+        self.writer.transport.abort()
+        if self._pump is not None:
+            await self._pump
+
+    async def _receive(self) -> None:
+        try:
+            while data := await self.reader.read(65536):
+                self.connection.receive(data)
+        except OSError:
+            pass
+        finally:
+            self.connection.lose()
+
+    # A ByteTransport.
+    is_full = False
+
+    def write(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def drain(self) -> None:
+        await self.writer.drain()
+
+    def pause_reading(self) -> None:
+        self.writer.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self.writer.transport.resume_reading()
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def abort(self) -> None:
+        self.writer.transport.abort()
+
+
+SPDY_UPGRADE = (("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1"))
+
+
+@pytest.fixture
+async def dial(node: Node) -> AsyncIterator[Callable[..., Any]]:
+    """Upgrades to SPDY on the node and hands out the client."""
+    clients: list[SpdyClient] = []
+
+    async def connect(
+        path: str,
+        *protocols: str,
+        method: str = "POST",
+        headers: Sequence[tuple[str, str]] = SPDY_UPGRADE,
+        to: Node | None = None,
+    ) -> SpdyClient:
+        target = to or node
+        reader, writer = await asyncio.open_connection("127.0.0.1", target.port, ssl=target.tls)
+        client = SpdyClient(reader, writer)
+        clients.append(client)
+        offered = [("X-Stream-Protocol-Version", protocol) for protocol in protocols]
+        await client.upgrade(method, path, [*headers, *offered])
+        return client
+
+    yield connect
+    for client in clients:
+        await client.aclose()
+
+
+class SocketStream(DuplexStream):
+    """A TCP connection as a provider gives it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.closed = False
+
+    async def read(self, max_bytes: int = 65536) -> bytes:
+        return await self.reader.read(max_bytes)
+
+    async def write(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def write_eof(self) -> None:
+        if self.writer.can_write_eof():
+            self.writer.write_eof()
+
+    async def aclose(self) -> None:
+        self.closed = True
+        self.writer.transport.abort()
+
+
+@pytest.fixture
+async def tcp_server() -> AsyncIterator[Callable[..., Any]]:
+    """Starts TCP servers on loopback; answers their port."""
+    servers: list[asyncio.Server] = []
+
+    async def start(handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]) -> int:
+        async def guard(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await handle(reader, writer)
+            except OSError:
+                pass
+            finally:
+                writer.close()
+
+        server = await asyncio.start_server(guard, "127.0.0.1", 0)
+        servers.append(server)
+        return server.sockets[0].getsockname()[1]
+
+    yield start
+    for server in servers:
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.fixture
+def remotes(provider: ScriptedProvider) -> list[SocketStream]:
+    """Lets the provider reach ports of this machine; lists the connections made."""
+    made: list[SocketStream] = []
+
+    async def connect(pod: Any, port: int) -> DuplexStream:
+        stream = SocketStream(*await asyncio.open_connection("127.0.0.1", port))
+        made.append(stream)
+        return stream
+
+    provider.connect = connect
+    return made
