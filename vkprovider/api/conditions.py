@@ -50,9 +50,10 @@ def stamp_conditions(
         previous: Status that holds the conditions before this change.
         now: RFC 3339 time.
     """
+    before = {condition.get("type"): condition for condition in previous.get("conditions") or ()}
     stamped: list[v1.PodCondition] = []
     for condition in conditions:
-        old = find_condition(previous, condition["type"])
+        old = before.get(condition["type"])
         same = old is not None and old.get("status") == condition.get("status") and old.get("lastTransitionTime")
         stamped.append(
             {

@@ -10,7 +10,7 @@ _FRACTION = re.compile(r"\.(\d+)")
 
 def format_time(moment: datetime) -> str:
     """``metav1.Time``: ``2026-01-02T03:04:05Z``, cut to whole seconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).isoformat()[:19] + "Z"
 
 
 def format_micro_time(moment: datetime) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 DEFAULT_DOMAIN: Final = "docker.io"
@@ -40,6 +41,7 @@ class ImageName:
     digest: str
 
 
+@lru_cache(maxsize=1024)
 def parse_image_name(text: str) -> ImageName:
     """Parts of a reference, with Docker's defaults filled in.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vkprovider.aio.broadcast import Broadcast
@@ -138,14 +138,16 @@ class PodLifecycleEventGenerator:
             NotFoundError: It is gone; the cache has dropped it.
             TransientError: The runtime did not answer.
         """
-        async with self._reading(sandbox_id):
-            try:
-                status = await self._runtime.pod_sandbox_status(sandbox_id)
-            except NotFoundError:
-                self._cache.drop(sandbox_id)
-                raise
+        reader = await self._begin_reading(sandbox_id)
+        try:
+            status = await self._runtime.pod_sandbox_status(sandbox_id)
             self._cache.put_sandbox(status)
             return status
+        except NotFoundError:
+            self._cache.drop(sandbox_id)
+            raise
+        finally:
+            self._end_reading(sandbox_id, reader)
 
     async def fetch_container(self, container_id: cri.ContainerID, sandbox_id: cri.SandboxID) -> ContainerRecord:
         """Read a container into the cache, with its termination message once it has exited.
@@ -154,15 +156,12 @@ class PodLifecycleEventGenerator:
             NotFoundError: It is gone; the cache has dropped it.
             TransientError: The runtime did not answer.
         """
-        async with self._reading(container_id):
+        reader = await self._begin_reading(container_id)
+        try:
             while True:
                 if container_id in self._own:
                     self._own[container_id] = False
-                try:
-                    status = await self._runtime.container_status(container_id)
-                except NotFoundError:
-                    self._cache.drop(container_id)
-                    raise
+                status = await self._runtime.container_status(container_id)
                 if status.state is not cri.ContainerState.RUNNING or not self._own.get(container_id):
                     break
                 # It ended after the question was asked, and its event was held back for us.
@@ -175,6 +174,11 @@ class PodLifecycleEventGenerator:
             record = make_record(status, sandbox_id, termination_message=message)
             self._cache.put_container(record, status.labels)
             return record
+        except NotFoundError:
+            self._cache.drop(container_id)
+            raise
+        finally:
+            self._end_reading(container_id, reader)
 
     # -- What we do ourselves.
 
@@ -321,19 +325,27 @@ class PodLifecycleEventGenerator:
             self._runtime.list_containers(cri.ContainerFilter(label_selector=selector)),
         )
 
-    @contextlib.asynccontextmanager
-    async def _reading(self, id: str) -> AsyncIterator[None]:
+    async def _begin_reading(self, id: str) -> _Reader:
+        """Wait for the turn to read this id."""
         reader = self._readers.get(id)
         if reader is None:
             reader = self._readers[id] = _Reader()
         reader.users += 1
         try:
-            async with reader.lock:
-                yield
-        finally:
-            reader.users -= 1
-            if not reader.users:
-                del self._readers[id]
+            await reader.lock.acquire()
+        except BaseException:
+            self._leave(id, reader)
+            raise
+        return reader
+
+    def _end_reading(self, id: str, reader: _Reader) -> None:
+        reader.lock.release()
+        self._leave(id, reader)
+
+    def _leave(self, id: str, reader: _Reader) -> None:
+        reader.users -= 1
+        if not reader.users:
+            del self._readers[id]
 
 
 @dataclass(slots=True)

@@ -120,7 +120,7 @@ def _make_container_facts(pod: v1.Pod, kind: ContainerKind, container: v1.Contai
             meta.get("uid", ""),
             container["name"],
             container.get("image", ""),
-            json.dumps(container.get("resources") or {}, sort_keys=True),
+            json.dumps(container["resources"], sort_keys=True) if container.get("resources") else "",
         ),
         volume_mounts=tuple(_volume_mount_status(mount) for mount in container.get("volumeMounts") or ()),
     )

@@ -26,26 +26,36 @@ class PodState:
         facts: Facts of its spec, as last seen.
         failures: Last failed start of a container, by name.
         outcome_unknown: Whether something was done to the pod of which we do not know how it ended.
+        abandoned: Whether the caller left while something was being done: no further step is to be begun.
     """
 
     uid: v1.PodUID
     facts: PodFacts | None = None
     failures: dict[str, StartFailure] = field(default_factory=dict)
     outcome_unknown: bool = False
+    abandoned: bool = False
     _in_flight: set[asyncio.Task[Any]] = field(default_factory=set)
 
-    async def finish(self, work: Coroutine[Any, Any, T], *, name: str) -> T:
-        """Do something to the runtime that is not abandoned half-way when the caller is cancelled.
+    def begin(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[tuple[T | None, Exception | None]]:
+        """Begin to do something to the runtime that is not to be abandoned half-way; hand the task to ``finish``."""
+        task = asyncio.create_task(_capture(work), name=f"pod-{self.uid}:{name}")
+        self._in_flight.add(task)
+        task.add_done_callback(self._in_flight.discard)
+        return task
 
-        The caller's cancellation is immediate; the work goes on and is waited for by ``settle``.
+    async def finish(self, task: asyncio.Task[tuple[T | None, Exception | None]]) -> T:
+        """Outcome of what was begun.
+
+        If the caller is cancelled, it leaves at once; the work goes on and is waited for by ``settle``.
 
         Raises:
             Exception: Whatever the work raised.
         """
-        task = asyncio.create_task(_capture(work), name=f"pod-{self.uid}:{name}")
-        self._in_flight.add(task)
-        task.add_done_callback(self._in_flight.discard)
-        outcome, error = await asyncio.shield(task)
+        try:
+            outcome, error = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self.abandoned = True
+            raise
         if error is not None:
             if isinstance(error, TransientError):
                 self.outcome_unknown = True
@@ -56,6 +66,7 @@ class PodState:
         """Wait until nothing is being done to the pod any more."""
         while self._in_flight:
             await asyncio.wait(set(self._in_flight))
+        self.abandoned = False
 
     def in_flight(self) -> set[asyncio.Task[Any]]:
         """What is being done to the pod now."""

@@ -407,8 +407,7 @@ class RuntimePodProvider(PodProvider):
 
     async def _settle(self, parts: _Parts, state: PodState) -> None:
         """Wait for what an interrupted call began, and read the pod again if its outcome is unknown."""
-        if state.in_flight():
-            await state.settle()
+        await state.settle()
         if state.outcome_unknown:
             await parts.pleg.relist_pod(state.uid)
             state.outcome_unknown = False

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 
 from vkprovider.api import labels, v1
 from vkprovider.provider import cri
+from vkprovider.resolve.downward import sort_pod_ips
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,12 @@ class RuntimePod:
     def instances(self, name: str) -> list[ContainerRecord]:
         """All instances of the container, newest first."""
         return [record for record in self.containers if record.name == name]
+
+
+@lru_cache(maxsize=4096)
+def sort_ips(pod_ips: tuple[str, ...], host_ips: tuple[str, ...]) -> tuple[str, ...]:
+    """``sort_pod_ips``, remembered: statuses ask for the same addresses again and again."""
+    return sort_pod_ips(pod_ips, host_ips)
 
 
 def sandbox_ips(sandbox: cri.PodSandboxStatus) -> tuple[str, ...]:

@@ -21,9 +21,8 @@ from vkprovider.kubelet.pod_conditions import generate_conditions
 from vkprovider.kubelet.pod_facts import ContainerFacts, PodFacts
 from vkprovider.kubelet.probe_results import ProbeKind, ProbeResults
 from vkprovider.kubelet.restart_policy import should_restart_all
-from vkprovider.kubelet.runtime_state import RuntimePod
+from vkprovider.kubelet.runtime_state import RuntimePod, sort_ips
 from vkprovider.provider import cri
-from vkprovider.resolve.downward import sort_pod_ips
 
 _TERMINAL = ("Failed", "Succeeded")
 
@@ -183,7 +182,7 @@ def _started_before_agent(started_at: str | None, inputs: StatusInputs) -> bool:
 
 def _set_ips(status: v1.PodStatus, pod: v1.Pod, runtime_pod: RuntimePod, inputs: StatusInputs) -> None:
     host_ips, previous = inputs.host_ips, inputs.previous
-    pod_ips = sort_pod_ips(runtime_pod.ips, host_ips)
+    pod_ips = sort_ips(runtime_pod.ips, host_ips)
     if host_ips:
         status["hostIP"] = host_ips[0]
         status["hostIPs"] = [{"ip": ip} for ip in host_ips[:2]]

@@ -5,8 +5,6 @@ Source: pkg/kubelet/kuberuntime/kuberuntime_manager.go, SyncPod; kuberuntime_con
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,14 +36,13 @@ from vkprovider.kubelet.pod_facts import ContainerFacts, PodFacts
 from vkprovider.kubelet.pod_files import PodFiles
 from vkprovider.kubelet.pod_state import PodState
 from vkprovider.kubelet.restart_backoff import RestartBackoff
-from vkprovider.kubelet.runtime_state import ContainerRecord, RuntimePod, sandbox_ips
+from vkprovider.kubelet.runtime_state import ContainerRecord, RuntimePod, sandbox_ips, sort_ips
 from vkprovider.kubelet.sandbox_config import CREATE_POD_SANDBOX_ERROR, make_sandbox_config
 from vkprovider.kubelet.termination import ContainerKiller, HookRunner
 from vkprovider.kubelet.volume_gate import VolumeManager
 from vkprovider.provider import cri
 from vkprovider.provider.container_runtime import ContainerRuntime
 from vkprovider.provider.pod_provider import NodeContext, PodContext
-from vkprovider.resolve.downward import sort_pod_ips
 from vkprovider.resolve.env import EnvFile, EnvSources, make_environment
 from vkprovider.settings import PodSettings
 
@@ -154,7 +151,7 @@ class PodSyncer:
                 reasons.EVENT_SANDBOX_CHANGED,
                 "Pod sandbox changed, it will be killed and re-created.",
             )
-        if actions.kill_pod:
+        if actions.kill_pod and runtime_pod.is_known:
             await engine.killer.kill_pod(pod, runtime_pod, context.record_event)
             if actions.create_sandbox:
                 await self._remove_containers(
@@ -241,18 +238,17 @@ class PodSyncer:
             for entry in group or ()
         }
         if actions.create_sandbox:
-            sandbox, keyring, present = await asyncio.gather(
-                state.finish(self._create_sandbox(config, handler), name="sandbox"),
-                self._make_keyring(pod, context),
-                self._look_ahead(to_start, handler),
-            )
+            task = state.begin(self._create_sandbox(config, handler), name="sandbox")
+            keyring = await self._make_keyring(pod, context)
+            present = await self._look_ahead(to_start, handler)
+            sandbox = await state.finish(task)
         else:
             keyring, present = await self._make_keyring(pod, context), {}
             active = engine.cache.get(state.uid).active_sandbox
             if active is None:
                 raise TransientError("the sandbox is gone", retry_after_s=0.0)
             sandbox = active
-        pod_ips = sort_pod_ips(sandbox_ips(sandbox), engine.node.host_ips)
+        pod_ips = sort_ips(sandbox_ips(sandbox), engine.node.host_ips)
         if spec.get("hostNetwork"):
             pod_ips = engine.node.host_ips[:2]
         return _Run(
@@ -383,8 +379,9 @@ class PodSyncer:
             raise
         image = await self._ensure_image(run, container)
         config = await self._make_config(run, container, runtime_pod, image, restart_backoff_s)
-        container_id = await self._create(run, container, config)
-        await self._run_container(run, container, container_id)
+        container_id = await run.state.finish(
+            run.state.begin(self._create_and_start(run, container, config), name=container.name)
+        )
         post_start = (container.spec.get("lifecycle") or {}).get("postStart")
         if post_start and engine.hooks is not None:
             await self._run_post_start(run, container, container_id, post_start)
@@ -466,13 +463,34 @@ class PodSyncer:
             raise PodSyncError(f"unable to find target container {name}", reason=reasons.CREATE_CONTAINER_CONFIG_ERROR)
         return target.id
 
-    async def _create(self, run: _Run, container: ContainerFacts, config: cri.ContainerConfig) -> cri.ContainerID:
+    async def _create_and_start(
+        self, run: _Run, container: ContainerFacts, config: cri.ContainerConfig
+    ) -> cri.ContainerID:
+        """Make an instance, start it and read it back; not to be abandoned half-way."""
+        container_id = await self._create(run, container, config)
+        if run.state.abandoned:
+            self._remember_created(run, container, config, container_id)
+            raise TransientError("interrupted before the start", reason=reasons.RUN_CONTAINER_ERROR)
         engine = self._engine
+        with engine.pleg.acting_on(container_id):
+            try:
+                await engine.runtime.start_container(container_id)
+            except VkproviderError as error:
+                # What it became is what backoff and status go by.
+                try:
+                    await engine.pleg.fetch_container(container_id, run.sandbox_id)
+                except VkproviderError:
+                    self._remember_created(run, container, config, container_id)
+                if isinstance(error, InvalidPodError):
+                    raise
+                raise self._fail(run, container, error, reasons.RUN_CONTAINER_ERROR) from error
+            run.record(container, reasons.NORMAL, reasons.EVENT_STARTED, "Container started")
+            await engine.pleg.fetch_container(container_id, run.sandbox_id)
+        return container_id
+
+    async def _create(self, run: _Run, container: ContainerFacts, config: cri.ContainerConfig) -> cri.ContainerID:
         try:
-            container_id = await run.state.finish(
-                engine.runtime.create_container(run.sandbox_id, config, run.sandbox_config),
-                name=f"create-{container.name}",
-            )
+            container_id = await self._engine.runtime.create_container(run.sandbox_id, config, run.sandbox_config)
         except InvalidPodError:
             raise
         except VkproviderError as error:
@@ -480,8 +498,14 @@ class PodSyncer:
                 # The sandbox or the image went away underneath.
                 run.state.outcome_unknown = True
             raise self._fail(run, container, error, reasons.CREATE_CONTAINER_ERROR) from error
-        # Known from now on, so that it is found again whatever interrupts us.
-        engine.cache.put_container(
+        run.record(container, reasons.NORMAL, reasons.EVENT_CREATED, "Container created")
+        return container_id
+
+    def _remember_created(
+        self, run: _Run, container: ContainerFacts, config: cri.ContainerConfig, container_id: cri.ContainerID
+    ) -> None:
+        """Note an instance that was made and of which nothing more could be read."""
+        self._engine.cache.put_container(
             ContainerRecord(
                 id=container_id,
                 name=container.name,
@@ -495,29 +519,7 @@ class PodSyncer:
             ),
             config.labels,
         )
-        run.record(container, reasons.NORMAL, reasons.EVENT_CREATED, "Container created")
-        return container_id
-
-    async def _run_container(self, run: _Run, container: ContainerFacts, container_id: cri.ContainerID) -> None:
-        try:
-            await run.state.finish(self._start_created(run.sandbox_id, container_id), name=f"start-{container.name}")
-        except InvalidPodError:
-            raise
-        except VkproviderError as error:
-            raise self._fail(run, container, error, reasons.RUN_CONTAINER_ERROR) from error
-        run.record(container, reasons.NORMAL, reasons.EVENT_STARTED, "Container started")
-
-    async def _start_created(self, sandbox_id: cri.SandboxID, container_id: cri.ContainerID) -> None:
-        engine = self._engine
-        with engine.pleg.acting_on(container_id):
-            try:
-                await engine.runtime.start_container(container_id)
-            except VkproviderError:
-                # What it became is what backoff and status go by.
-                with contextlib.suppress(VkproviderError):
-                    await engine.pleg.fetch_container(container_id, sandbox_id)
-                raise
-            await engine.pleg.fetch_container(container_id, sandbox_id)
+        run.state.outcome_unknown = True
 
     async def _run_post_start(
         self, run: _Run, container: ContainerFacts, container_id: cri.ContainerID, handler: Mapping[str, object]

@@ -9,6 +9,7 @@ Source: pkg/probe/http/request.go, pkg/probe/http/http.go; Go package net/http (
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ class BodyError(Exception):
     """An answer came, but its body could not be read; the text is Go's."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class HTTPRequest:
     """A GET request.
 
@@ -86,6 +87,15 @@ class HTTPRequest:
     def url(self) -> str:
         """The URL, as messages show it."""
         return self.shown_url or f"{self.scheme}://{join_host_port(self.host, self.port)}{self.target}"
+
+    @functools.cached_property
+    def encoded(self) -> bytes:
+        """The request as it goes over the wire."""
+        host = self.host_header or join_host_port(self.host, self.port)
+        lines = [f"GET {self.target} HTTP/1.1", f"Host: {host}"]
+        lines += [f"{name}: {value}" for name, value in self.headers if name != "Connection"]
+        lines += ["Connection: close", "", ""]
+        return "\r\n".join(lines).encode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +225,7 @@ async def get(request: HTTPRequest, *, timeout_s: float | None, read_body: bool 
                 reading = False
                 try:
                     with await _open(current) as connection:
-                        await connection.send(_encode(current))
+                        await connection.send(current.encoded)
                         reader = _ResponseReader(connection)
                         answer = await reader.read_head()
                         following = _find_redirect(current, answer, request)
@@ -253,14 +263,6 @@ async def _open(request: HTTPRequest) -> Connection:
         sock.close()
         raise
     return connection
-
-
-def _encode(request: HTTPRequest) -> bytes:
-    host = request.host_header or join_host_port(request.host, request.port)
-    lines = [f"GET {request.target} HTTP/1.1", f"Host: {host}"]
-    lines += [f"{name}: {value}" for name, value in request.headers if name != "Connection"]
-    lines += ["Connection: close", "", ""]
-    return "\r\n".join(lines).encode("utf-8", "surrogateescape")
 
 
 def _find_redirect(current: HTTPRequest, answer: HTTPResponse, first: HTTPRequest) -> HTTPRequest | None:

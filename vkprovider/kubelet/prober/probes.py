@@ -17,7 +17,7 @@ from vkprovider.api import v1
 from vkprovider.api.durations import format_duration
 from vkprovider.api.pods import format_pod
 from vkprovider.kubelet.prober.grpc import check_health
-from vkprovider.kubelet.prober.http import HTTPFailureError, get, make_request, resolve_port
+from vkprovider.kubelet.prober.http import HTTPFailureError, HTTPRequest, get, make_request, resolve_port
 from vkprovider.kubelet.prober.transport import ConnectionFailedError, dial, join_host_port
 from vkprovider.resolve.expansion import expand_all, static_environment
 
@@ -69,34 +69,65 @@ def find_handler(probe: dict[str, Any]) -> str | None:
     return next((kind for kind in PROBE_HANDLERS if probe.get(kind) is not None), None)
 
 
-async def run_probe(
-    probe: dict[str, Any], pod: v1.Pod, container: v1.Container, *, pod_ip: str, exec_probe: ExecProbe | None
-) -> ProbeAttempt:
-    """Make one attempt.
+class Prober:
+    """Makes attempts of one probe of one container; keeps what does not change between them.
 
     Args:
         probe: The probe.
-        pod: The pod.
         container: The container it belongs to.
-        pod_ip: Address of the pod, or of the host for a pod in the host's network.
         exec_probe: Runs commands; None where the provider cannot.
-
-    Source: pkg/kubelet/prober/prober.go, runProbe.
     """
-    timeout_s = float(probe.get("timeoutSeconds") or 1)
-    match find_handler(probe):
-        case "exec":
-            return await _run_exec(probe["exec"], pod, container, timeout_s, exec_probe)
-        case "httpGet":
-            return await _run_http(probe["httpGet"], container, pod_ip, timeout_s)
-        case "tcpSocket":
-            return await _run_tcp(probe["tcpSocket"], container, pod_ip, timeout_s)
-        case "grpc":
-            action = probe["grpc"]
-            failure = await check_health(pod_ip, action["port"], action.get("service") or "", timeout_s=timeout_s)
-            return ProbeAttempt(ProbeOutcome.SUCCESS) if failure is None else _failed(failure)
-        case _:
-            return _errored(f"missing probe handler for {format_pod(pod)}:{container['name']}")
+
+    def __init__(self, probe: dict[str, Any], container: v1.Container, *, exec_probe: ExecProbe | None) -> None:
+        self._probe = probe
+        self._container = container
+        self._exec_probe = exec_probe
+        self._handler = find_handler(probe)
+        self._timeout_s = float(probe.get("timeoutSeconds") or 1)
+        self._request: tuple[str, HTTPRequest] | None = None
+
+    @property
+    def handler(self) -> str | None:
+        """Kind of its handler."""
+        return self._handler
+
+    @property
+    def needs_pod_ip(self) -> bool:
+        """Whether it cannot do without the pod's address."""
+        if self._handler in (None, "exec"):
+            return False
+        return not self._probe[str(self._handler)].get("host")
+
+    async def attempt(self, pod: v1.Pod, *, pod_ip: str) -> ProbeAttempt:
+        """Make one attempt.
+
+        Args:
+            pod: The pod.
+            pod_ip: Address of the pod, or of the host for a pod in the host's network.
+
+        Source: pkg/kubelet/prober/prober.go, runProbe.
+        """
+        match self._handler:
+            case "exec":
+                return await _run_exec(self._probe["exec"], pod, self._container, self._timeout_s, self._exec_probe)
+            case "httpGet":
+                try:
+                    request = self._make_request(pod_ip)
+                except ValueError as error:
+                    return _errored(str(error))
+                return await _run_http(request, self._timeout_s)
+            case "tcpSocket":
+                return await _run_tcp(self._probe["tcpSocket"], self._container, pod_ip, self._timeout_s)
+            case "grpc":
+                return await _run_grpc(self._probe["grpc"], pod_ip, self._timeout_s)
+            case _:
+                return _errored(f"missing probe handler for {format_pod(pod)}:{self._container['name']}")
+
+    def _make_request(self, pod_ip: str) -> HTTPRequest:
+        if self._request is None or self._request[0] != pod_ip:
+            request = make_request(self._probe["httpGet"], self._container, pod_ip, purpose="probe")
+            self._request = (pod_ip, request)
+        return self._request[1]
 
 
 def _failed(output: str) -> ProbeAttempt:
@@ -123,11 +154,7 @@ async def _run_exec(
     return ProbeAttempt(ProbeOutcome.FAILURE if code else ProbeOutcome.SUCCESS, text)
 
 
-async def _run_http(action: dict[str, Any], container: v1.Container, pod_ip: str, timeout_s: float) -> ProbeAttempt:
-    try:
-        request = make_request(action, container, pod_ip, purpose="probe")
-    except ValueError as error:
-        return _errored(str(error))
+async def _run_http(request: HTTPRequest, timeout_s: float) -> ProbeAttempt:
     try:
         answer = await get(request, timeout_s=timeout_s)
     except HTTPFailureError as error:
@@ -158,3 +185,8 @@ async def _run_tcp(action: dict[str, Any], container: v1.Container, pod_ip: str,
         return _failed(str(error))
     sock.close()
     return ProbeAttempt(ProbeOutcome.SUCCESS)
+
+
+async def _run_grpc(action: dict[str, Any], pod_ip: str, timeout_s: float) -> ProbeAttempt:
+    failure = await check_health(pod_ip, action["port"], action.get("service") or "", timeout_s=timeout_s)
+    return ProbeAttempt(ProbeOutcome.SUCCESS) if failure is None else _failed(failure)

@@ -51,6 +51,7 @@ def describe_os_error(error: OSError) -> str:
     return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
+@functools.lru_cache(maxsize=4096)
 def is_ip_address(host: str) -> bool:
     """Whether the host is an address rather than a name."""
     try:

@@ -24,7 +24,7 @@ from vkprovider.api.reasons import EVENT_PROBE_WARNING, EVENT_UNHEALTHY, WARNING
 from vkprovider.api.timestamps import parse_time
 from vkprovider.kubelet.pod_facts import RESTART_ALL_ACTION
 from vkprovider.kubelet.probe_results import ProbeKind
-from vkprovider.kubelet.prober.probes import ExecProbe, ProbeAttempt, ProbeOutcome, find_handler, run_probe
+from vkprovider.kubelet.prober.probes import ExecProbe, ProbeAttempt, ProbeOutcome, Prober
 from vkprovider.kubelet.prober.results import Result, ResultStore
 from vkprovider.kubelet.restart_policy import should_restart_after_exit
 from vkprovider.provider import cri
@@ -129,9 +129,9 @@ class ProbeWorker:
         self.state = state
         self._tools = tools
         self._probe = probe
-        handler = find_handler(probe)
-        self._is_native = handler in tools.native_handlers
-        self._needs_pod_ip = handler is not None and handler != "exec" and not (probe.get(handler) or {}).get("host")
+        self._prober = Prober(probe, container, exec_probe=tools.exec_probe)
+        self._is_native = self._prober.handler in tools.native_handlers
+        self._needs_pod_ip = self._prober.needs_pod_ip
         self.period_s = float(probe.get("periodSeconds") or 10)
         self._timer: asyncio.Handle | None = None
         self._next_at = 0.0
@@ -294,13 +294,7 @@ class ProbeWorker:
         began = asyncio.get_running_loop().time()
         attempt = ProbeAttempt(ProbeOutcome.UNKNOWN)
         for _ in range(MAX_ATTEMPTS):
-            attempt = await run_probe(
-                self._probe,
-                state.pod,
-                self.container,
-                pod_ip=state.status.get("podIP", ""),
-                exec_probe=tools.exec_probe,
-            )
+            attempt = await self._prober.attempt(state.pod, pod_ip=state.status.get("podIP", ""))
             if attempt.error is None:
                 break
         if self._stopped:
