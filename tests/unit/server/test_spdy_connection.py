@@ -144,6 +144,15 @@ async def test_reset_by_the_peer_wakes_reader_and_writer():
     assert server.sent(RstStream) == []
 
 
+async def test_what_came_in_full_before_a_reset_can_be_read():
+    server = Server()
+    stream = server.open()
+    server.receive(Data(1, b"all of it", fin=True), RstStream(1, ResetStatus.CANCEL))
+    assert [await stream.read(), await stream.read()] == [b"all of it", b""]
+    with pytest.raises(ConnectionResetError):
+        await stream.write(b"x")
+
+
 async def test_reset_by_us_is_told_once():
     server = Server()
     stream = server.open()

@@ -128,10 +128,10 @@ class SpdyStream(DuplexStream):
             ConnectionError: The stream was reset or the connection lost.
         """
         while not self._inbox:
-            if self._failure is not None:
-                raise ConnectionResetError(self._failure)
             if self._remote_closed:
                 return b""
+            if self._failure is not None:
+                raise ConnectionResetError(self._failure)
             self._wakeup.clear()
             await self._wakeup.wait()
         data = self._inbox.popleft()
@@ -176,6 +176,7 @@ class SpdyStream(DuplexStream):
         """
         if self.is_open and not self._local_closed:
             self._connection.send(RstStream(self.stream_id, status))
+        self._remote_closed = False
         self.fail("the stream was reset")
 
     def forget(self) -> None:
@@ -203,10 +204,14 @@ class SpdyStream(DuplexStream):
         self._wakeup.set()
 
     def fail(self, why: str) -> None:
-        """End the stream in both directions without telling the peer (called by the connection)."""
+        """End the stream in both directions without telling the peer (called by the connection).
+
+        What the peer sent in full may still be read.
+        """
         if self._failure is None:
             self._failure = why
-            self._drop_inbox()
+            if not self._remote_closed:
+                self._drop_inbox()
             self._wakeup.set()
             self._window_wakeup.set()
             self._connection.settle(self)
