@@ -34,7 +34,7 @@ def admit_pod(pod: Object, store: Store) -> None:
     spec = pod["spec"]
     if MIRROR_ANNOTATION not in (pod["metadata"].get("annotations") or {}):
         _service_account(pod, spec, store)
-    _tolerations(spec)
+    add_default_tolerations(spec)
     _priority(pod, spec, store)
     _runtime_class(pod, spec, store)
 
@@ -98,7 +98,8 @@ def _mount_token(spec: Object) -> None:
     )
 
 
-def _tolerations(spec: Object) -> None:
+def add_default_tolerations(spec: Object) -> None:
+    """Let the pod stay for five minutes on a node that is not ready or not reached, unless it says otherwise."""
     tolerations = spec.get("tolerations") or []
     for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
         if not any(

@@ -124,7 +124,7 @@ class APIServer:
         if data is None:
             document = self._make_document(bare, aggregated=aggregated)
             if document is None:
-                raise status.APIStatusError(404, "NotFound", "the server could not find the requested resource", {})
+                return web.Response(text="404 page not found\n", status=404)
             data = self._documents[key] = dumps(document).encode()
         response = content.json_response(data)
         if aggregated:

@@ -128,7 +128,7 @@ def apply_configuration(
         else:
             others.append((entry, owned))
     present = dict(iter_paths(old, None, message))
-    _check_conflicts(wanted, present, others, force=force, resource=resource, name=old["metadata"]["name"])
+    _check_conflicts(wanted, present, others, force=force)
     result: Object = _merge(old, configuration, None, message)
     kept_by_others = set().union(*(owned for _, owned in others)) if others else set()
     for path in sorted(mine - paths - kept_by_others, key=len, reverse=True):
@@ -161,8 +161,6 @@ def _check_conflicts(
     others: list[tuple[Object, set[Path]]],
     *,
     force: bool,
-    resource: Resource,
-    name: str,
 ) -> None:
     if force:
         return
@@ -179,13 +177,18 @@ def _check_conflicts(
                     }
                 )
     if causes:
+        managers = dict.fromkeys(cause["message"][14:] for cause in causes)
+        parts = []
+        for manager in managers:
+            fields = [cause["field"] for cause in causes if cause["message"][14:] == manager]
+            listed = f" {fields[0]}" if len(fields) == 1 else "\n" + "\n".join(f"- {name}" for name in fields)
+            parts.append(f"conflict{'s' if len(fields) > 1 else ''} with {manager}:{listed}")
         plural = "s" if len(causes) > 1 else ""
-        listed = "\n".join(f"- {cause['field']}" for cause in causes)
         raise status.APIStatusError(
             409,
             "Conflict",
-            f"Apply failed with {len(causes)} conflict{plural}: conflicts with {causes[0]['message'][14:]}:\n{listed}",
-            {"name": name, "kind": resource.plural, "group": resource.group, "causes": causes},
+            f"Apply failed with {len(causes)} conflict{plural}: " + "\n".join(parts),
+            {"causes": causes},
         )
 
 

@@ -61,7 +61,7 @@ def parse_accept(header: str) -> Accept:
             return Accept("partial")
         if shape == "APIGroupDiscoveryList" and values.get("v") == "v2":
             return Accept("aggregated")
-    raise status.APIStatusError(406, "NotAcceptable", f"only the following media types are accepted: {JSON}")
+    raise status.APIStatusError(406, "NotAcceptable", f"406: Not Acceptable\n\nAvailable representations: {JSON}", {})
 
 
 async def read_body(request: web.BaseRequest) -> bytes:
@@ -78,8 +78,13 @@ async def read_body(request: web.BaseRequest) -> bytes:
         ) from None
 
 
-def decode_body(data: bytes, content_type: str) -> Object | None:
+def decode_body(data: bytes, content_type: str, kind: str = "") -> Object | None:
     """The object of a body in JSON, YAML or protobuf; None when the body is empty.
+
+    Args:
+        data: The body.
+        content_type: Its media type.
+        kind: What is expected, for complaints.
 
     Raises:
         APIStatusError: 400 malformed, 415 of a type that is not known.
@@ -89,7 +94,7 @@ def decode_body(data: bytes, content_type: str) -> Object | None:
     if content_type == PROTOBUF or data.startswith(MAGIC):
         return decode_envelope(data)
     if content_type in (JSON, "", "application/octet-stream", "text/plain"):
-        value = parse_json(data)
+        value = parse_json(data, kind)
     elif content_type in (YAML, "text/yaml", "application/x-yaml"):
         value = parse_yaml(data)
     else:
@@ -99,8 +104,8 @@ def decode_body(data: bytes, content_type: str) -> Object | None:
     return value
 
 
-def parse_json(data: bytes) -> Any:
-    """Decoded JSON.
+def parse_json(data: bytes, kind: str = "") -> Any:
+    """Decoded JSON; ``kind`` is what is expected, for the complaint.
 
     Raises:
         APIStatusError: 400, it is malformed.
@@ -108,7 +113,9 @@ def parse_json(data: bytes) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise status.bad_request(f"couldn't get version/kind; json parse error: {error}") from None
+        raise status.bad_request(
+            f"the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {error}"
+        ) from None
 
 
 def parse_yaml(data: bytes) -> Any:

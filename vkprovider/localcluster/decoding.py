@@ -9,7 +9,7 @@ Source: staging/src/k8s.io/apimachinery/pkg/runtime/serializer/json/json.go, pkg
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from vkprovider.api.quantity import format_quantity, parse_quantity
@@ -28,6 +28,9 @@ def canonical_quantity(text: str) -> str:
         ValueError: The text is not a quantity.
     """
     return format_quantity(parse_quantity(text))
+
+
+_ZEROS: Final[dict[str, Any]] = {"s": "", "i": 0, "b": False, "d": 0, "q": "0", "o": 0, "D": "0s"}
 
 
 class _Mismatch(Exception):
@@ -119,7 +122,23 @@ def _message(obj: Any, message: Message, unknown: list[str]) -> Object:
         if not shaped and not field.pointer and not field.always and (field.shape or not field.is_message):
             continue
         result[key] = shaped
+    for key, zero in _always(message.name):
+        if key not in result:
+            result[key] = _message({}, zero, unknown) if isinstance(zero, Message) else zero
     return result
+
+
+@cache
+def _always(name: str) -> tuple[tuple[str, Any], ...]:
+    """Fields that JSON always has, with their zero value; for a message that is no pointer, the message itself."""
+    found: list[tuple[str, Any]] = []
+    for key, field in get_message(name).fields.items():
+        if field.always:
+            zero = _ZEROS.get(field.type) if not field.shape and not field.pointer else None
+            if field.is_message and not field.shape and not field.pointer:
+                zero = find_message(field.type)
+            found.append((key, zero))
+    return tuple(found)
 
 
 def _shaped(value: Any, shape: str, field: Field, unknown: list[str]) -> Any:

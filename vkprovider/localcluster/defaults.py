@@ -138,7 +138,7 @@ def _service(obj: Object) -> None:
     kind = spec.setdefault("type", "ClusterIP")
     for port in spec.get("ports") or ():
         port.setdefault("protocol", "TCP")
-        port.setdefault("targetPort", port.get("port", 0))
+        port["targetPort"] = port.get("targetPort") or port.get("port", 0)
     if kind != "ExternalName":
         spec.setdefault("internalTrafficPolicy", "Cluster")
         spec.setdefault("ipFamilies", ["IPv4"])
@@ -195,7 +195,8 @@ def _network_policy(obj: Object) -> None:
 
 
 def _role_binding(obj: Object) -> None:
-    obj.get("roleRef", {}).setdefault("apiGroup", "rbac.authorization.k8s.io")
+    reference = obj.setdefault("roleRef", {})
+    reference["apiGroup"] = reference.get("apiGroup") or "rbac.authorization.k8s.io"
     for subject in obj.get("subjects") or ():
         if subject.get("kind") in ("User", "Group"):
             subject.setdefault("apiGroup", "rbac.authorization.k8s.io")

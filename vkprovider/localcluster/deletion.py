@@ -19,7 +19,7 @@ from vkprovider.localcluster.store import Store, Stored
 Object = dict[str, Any]
 FOREGROUND: Final = "foregroundDeletion"
 ORPHAN: Final = "orphan"
-_POLICIES: Final = ("Background", "Foreground", "Orphan")
+_POLICIES: Final = ("Foreground", "Background", "Orphan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,9 @@ class Deletion:
             if metadata.get("generation"):
                 metadata["generation"] += 1
             pending = grace > 0
-        if not pending:
+        if resource.key == "namespaces":
+            metadata.pop("deletionGracePeriodSeconds", None)
+        elif not pending:
             metadata["deletionGracePeriodSeconds"] = 0
         finalizers = self._finalizers(metadata.get("finalizers") or [], options)
         if finalizers:

@@ -131,9 +131,13 @@ class ResourceHandlers:
             APIStatusError: There is none, or it is malformed.
         """
         data = await content.read_body(call.http)
-        body = content.decode_body(data, call.http.content_type if call.http.can_read_body or data else "")
+        kind = call.target.resource.kind
+        body = content.decode_body(data, call.http.content_type, kind)
         if body is None:
-            raise status.bad_request("the body of the request is empty")
+            raise status.bad_request(
+                f"the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: unexpected end of "
+                "JSON input (<empty>)"
+            )
         return body
 
     async def _get(self, call: Call) -> web.StreamResponse:
@@ -181,7 +185,7 @@ class ResourceHandlers:
         target = call.target
         kind = call.http.content_type
         if kind not in content.PATCH_TYPES:
-            raise status.unsupported_media_type(content.PATCH_TYPES)
+            raise status.APIStatusError(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
         data = await content.read_body(call.http)
         options = self.write_options(call)
         resource = self.stored_resource(target.resource)
@@ -189,7 +193,9 @@ class ResourceHandlers:
             return self._apply(call, resource, content.parse_yaml(data), options)
         patch = content.parse_json(data)
         if kind != content.JSON_PATCH and not isinstance(patch, dict):
-            raise status.bad_request("error decoding patch: json: cannot unmarshal array into Go value of type map")
+            raise status.bad_request(
+                "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}"
+            )
         stored = self._objects.update(
             resource,
             target.namespace,

@@ -170,9 +170,10 @@ class ObjectService:
     def _decode(self, resource: Resource, body: Object, options: WriteOptions) -> Object:
         kind, api_version = body.get("kind"), body.get("apiVersion")
         if (kind and kind != resource.kind) or (api_version and api_version != resource.api_version):
+            internal = resource.group.partition(".")[0] or "core"
             raise status.bad_request(
-                f"the object provided is unrecognized (must be of type {resource.kind}): the kind in the data "
-                f"({api_version}, Kind={kind}) does not match the expected one ({resource.api_version}, Kind={resource.kind})"
+                f'{kind} in version "{(api_version or "").rpartition("/")[2]}" cannot be handled as a {resource.kind}: '
+                f"converting ({api_version}.{kind}) to ({internal}.{resource.kind}): unknown conversion"
             )
         unknown: list[str] = []
         typed = {"kind": resource.kind, "apiVersion": resource.api_version}
@@ -195,7 +196,7 @@ class ObjectService:
             return
         if given and given != namespace:
             raise status.bad_request(
-                f"the namespace of the provided object does not match the namespace sent on the request: {given} != {namespace}"
+                "the namespace of the provided object does not match the namespace sent on the request"
             )
         metadata["namespace"] = namespace
         found = self.store.collection("namespaces").find("", namespace)
@@ -233,6 +234,9 @@ class ObjectService:
                 f"({before.get('namespace')})"
             )
         uid = metadata.get("uid")
+        if uid and uid != before["uid"] and is_patch:
+            error = status.invalid("metadata.uid", uid, "field is immutable")
+            raise status.invalid_object(resource.kind, resource.group, name, [error])
         if uid and uid != before["uid"]:
             raise status.conflict(
                 resource.plural,
@@ -245,7 +249,7 @@ class ObjectService:
             raise status.conflict(resource.plural, resource.group, name, status.OPTIMISTIC_LOCK)
         if not version and not is_patch and not resource.unconditional_update:
             error = status.invalid("metadata.resourceVersion", 0, "must be specified for an update")
-            raise status.invalid_object(resource.kind, resource.group, name, [error])
+            raise status.invalid_object(resource.plural, resource.group, name, [error])
 
     @staticmethod
     def _complete_metadata(obj: Object, old: Object, namespace: str, name: str) -> None:

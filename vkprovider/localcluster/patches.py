@@ -7,12 +7,14 @@ Source: staging/src/k8s.io/apimachinery/pkg/util/strategicpatch/patch.go, pkg/ut
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vkprovider.localcluster import status
 from vkprovider.localcluster.schema import Field, Message, find_message
 
+logger = logging.getLogger(__name__)
 Object = dict[str, Any]
 _DIRECTIVE = "$patch"
 _RETAIN = "$retainKeys"
@@ -46,9 +48,9 @@ def _index(items: Sequence[Any], token: str, *, extra: int = 0) -> int:
 
 
 def _unprocessable(detail: str) -> status.APIStatusError:
-    return status.APIStatusError(
-        422, "Invalid", f"the server rejected our request due to an error in our request: {detail}"
-    )
+    """422 in the API server's words, which do not say more; ``detail`` goes to the log."""
+    logger.debug("JSON patch does not apply", extra={"detail": detail})
+    return status.APIStatusError(422, "Invalid", "the server rejected our request due to an error in our request", {})
 
 
 def _pointer(text: Any) -> list[str]:
@@ -109,7 +111,7 @@ def apply_json_patch(document: Any, patch: Any) -> Any:
     """
     if not isinstance(patch, list):
         raise status.bad_request(
-            "error decoding patch: json: cannot unmarshal object into Go value of type jsonpatch.Patch"
+            "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"
         )
     for step in patch:
         operation = step.get("op") if isinstance(step, dict) else None
@@ -236,7 +238,8 @@ def _merge_list(original: list[Any], patch: list[Any], field: Field | None, orde
         if not isinstance(item, dict):
             raise status.bad_request(f"expected a list of maps in {field.name}, found {item!r}")
         if key not in item:
-            raise status.bad_request(f"map: {item} does not contain declared merge key: {key}")
+            shown = " ".join(f"{name}:{value}" for name, value in item.items())
+            raise status.APIStatusError(500, "", f"map: map[{shown}] does not contain declared merge key: {key}")
         matches = [i for i, present in enumerate(result) if isinstance(present, dict) and present.get(key) == item[key]]
         if item.get(_DIRECTIVE) == "delete":
             result = [present for i, present in enumerate(result) if i not in matches]

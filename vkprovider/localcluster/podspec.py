@@ -105,7 +105,7 @@ def _default_probe(probe: Object) -> None:
     if "httpGet" in probe:
         _default_http_get(probe["httpGet"])
     if "grpc" in probe:
-        probe["grpc"].setdefault("service", "")
+        probe["grpc"]["service"] = probe["grpc"].get("service") or ""
 
 
 def _default_downward_items(items: list[Object] | None) -> None:

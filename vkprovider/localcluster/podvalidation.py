@@ -39,7 +39,7 @@ def validate_pod_spec(spec: Object, path: str = "spec", *, is_pod: bool = True) 
     for field, index, container in iter_spec_containers(spec):
         _validate_container(container, f"{path}.{field}[{index}]", names, volumes, errors, kind=field)
     _choice(spec, "restartPolicy", ("Always", "OnFailure", "Never"), path, errors)
-    _choice(spec, "dnsPolicy", ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"), path, errors)
+    _choice(spec, "dnsPolicy", ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"), path, errors)
     grace = spec.get("terminationGracePeriodSeconds", 0)
     if grace < 0:
         errors.append(invalid(f"{path}.terminationGracePeriodSeconds", grace, "must be greater than or equal to 0"))
@@ -59,7 +59,7 @@ def validate_pod_spec(spec: Object, path: str = "spec", *, is_pod: bool = True) 
 def _choice(holder: Object, key: str, allowed: tuple[str, ...], path: str, errors: list[FieldError]) -> None:
     value = holder.get(key)
     if value and value not in allowed:
-        errors.append(not_supported(f"{path}.{key}", value, sorted(allowed)))
+        errors.append(not_supported(f"{path}.{key}", value, allowed))
 
 
 def _validate_toleration(toleration: Object, path: str, errors: list[FieldError]) -> None:
@@ -117,46 +117,23 @@ def _validate_container(
         errors.append(required(f"{path}.name"))
     elif detail := check_label_name(name):
         errors.append(invalid(f"{path}.name", name, detail))
-    elif name in names:
-        errors.append(duplicate(f"{path}.name", name))
-    names.add(name)
     image = container.get("image", "")
     if not image:
         errors.append(required(f"{path}.image"))
     elif image.strip() != image:
         errors.append(invalid(f"{path}.image", image, "must not have leading or trailing whitespace"))
-    _choice(container, "imagePullPolicy", ("Always", "IfNotPresent", "Never"), path, errors)
-    _choice(container, "terminationMessagePolicy", ("File", "FallbackToLogsOnError"), path, errors)
     _validate_ports(container, path, errors)
-    for index, variable in enumerate(container.get("env") or ()):
-        where = f"{path}.env[{index}]"
-        if not variable.get("name"):
-            errors.append(required(f"{where}.name"))
-        elif not _ENV_NAME.match(variable["name"]):
-            errors.append(
-                invalid(
-                    f"{where}.name",
-                    variable["name"],
-                    "a valid environment variable name must consist only of printable ASCII characters other than '='",
-                )
-            )
-        if variable.get("value") and variable.get("valueFrom"):
-            errors.append(invalid(f"{where}.valueFrom", "", "may not be specified when `value` is not empty"))
-    mounts: set[str] = set()
-    for index, mount in enumerate(container.get("volumeMounts") or ()):
-        where = f"{path}.volumeMounts[{index}]"
-        if mount.get("name") not in volumes:
-            errors.append(
-                field_not_found(f"{where}.name", mount.get("name", ""))
-                if mount.get("name")
-                else required(f"{where}.name")
-            )
-        target = mount.get("mountPath", "")
-        if not target:
-            errors.append(required(f"{where}.mountPath"))
-        elif target in mounts:
-            errors.append(invalid(f"{where}.mountPath", target, "must be unique"))
-        mounts.add(target)
+    _validate_env(container, path, errors)
+    _validate_mounts(container, path, volumes, errors)
+    _choice(container, "imagePullPolicy", ("Always", "IfNotPresent", "Never"), path, errors)
+    _choice(container, "terminationMessagePolicy", ("FallbackToLogsOnError", "File"), path, errors)
+    _validate_resources(container.get("resources") or {}, f"{path}.resources", errors)
+    if name and name in names:
+        errors.append(duplicate(f"{path}.name", name))
+    names.add(name)
+    for hook, action in (container.get("lifecycle") or {}).items():
+        if hook in ("postStart", "preStop") and isinstance(action, dict):
+            _validate_handler(action, f"{path}.lifecycle.{hook}", errors)
     for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
         if probe in container:
             _validate_probe(container[probe], f"{path}.{probe}", probe, errors)
@@ -166,10 +143,34 @@ def _validate_container(
                         f"{path}.{probe}", "may not be set for init containers without restartPolicy=Always"
                     )
                 )
-    for hook, action in (container.get("lifecycle") or {}).items():
-        if hook in ("postStart", "preStop") and isinstance(action, dict):
-            _validate_handler(action, f"{path}.lifecycle.{hook}", errors)
-    _validate_resources(container.get("resources") or {}, f"{path}.resources", errors)
+
+
+def _validate_env(container: Object, path: str, errors: list[FieldError]) -> None:
+    for index, variable in enumerate(container.get("env") or ()):
+        where = f"{path}.env[{index}]"
+        if not variable.get("name"):
+            errors.append(required(f"{where}.name"))
+        elif not _ENV_NAME.match(variable["name"]):
+            detail = "a valid environment variable name must consist only of printable ASCII characters other than '='"
+            errors.append(invalid(f"{where}.name", variable["name"], detail))
+        if variable.get("value") and variable.get("valueFrom"):
+            errors.append(invalid(f"{where}.valueFrom", "", "may not be specified when `value` is not empty"))
+
+
+def _validate_mounts(container: Object, path: str, volumes: set[str], errors: list[FieldError]) -> None:
+    mounts: set[str] = set()
+    for index, mount in enumerate(container.get("volumeMounts") or ()):
+        where = f"{path}.volumeMounts[{index}]"
+        if not mount.get("name"):
+            errors.append(required(f"{where}.name"))
+        elif mount["name"] not in volumes:
+            errors.append(field_not_found(f"{where}.name", mount["name"]))
+        target = mount.get("mountPath", "")
+        if not target:
+            errors.append(required(f"{where}.mountPath"))
+        elif target in mounts:
+            errors.append(invalid(f"{where}.mountPath", target, "must be unique"))
+        mounts.add(target)
 
 
 def _validate_ports(container: Object, path: str, errors: list[FieldError]) -> None:
@@ -242,6 +243,10 @@ def _validate_resources(resources: Object, path: str, errors: list[FieldError]) 
             errors.append(invalid(f"{path}.requests", amount, f"must be less than or equal to {name} limit of {limit}"))
 
 
+def _without_seconds(toleration: Object) -> Object:
+    return {key: value for key, value in toleration.items() if key != "tolerationSeconds"}
+
+
 _MUTABLE_CONTAINER: Final = ("image",)
 
 
@@ -270,7 +275,8 @@ def validate_pod_update(new: Object, old: Object) -> list[FieldError]:
         if not container.get("image"):
             errors.append(required(f"spec.{field}[{index}].image"))
     given = after.get("tolerations") or []
-    if any(toleration not in given for toleration in before.get("tolerations") or ()):
+    kept = [_without_seconds(item) for item in given]
+    if any(_without_seconds(item) not in kept for item in before.get("tolerations") or ()):
         errors.append(
             field_forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds")
         )

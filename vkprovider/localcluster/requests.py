@@ -57,7 +57,7 @@ def parse_path(registry: Registry, method: str, path: str, query: Mapping[str, s
         namespace, rest = rest[1], rest[2:]
     resource = registry.find(group, version, rest[0])
     if resource is None:
-        raise status.APIStatusError(404, "NotFound", "the server could not find the requested resource", {})
+        raise status.resource_not_found()
     name = rest[1] if len(rest) > 1 else ""
     subresource = rest[2] if len(rest) > 2 else ""
     verb = _VERBS.get(method, "")
@@ -70,7 +70,7 @@ def parse_path(registry: Registry, method: str, path: str, query: Mapping[str, s
     if subresource:
         found = dict(resource.subresources).get(subresource)
         if found is None:
-            raise status.APIStatusError(404, "NotFound", "the server could not find the requested resource", {})
+            raise status.resource_not_found()
         allowed = found
     if verb not in allowed or (verb in ("update", "patch", "delete") and not name and not subresource):
         raise status.method_not_allowed()

@@ -197,7 +197,7 @@ class Reviews:
             raise status.bad_request("token is required for TokenReview in authentication")
         found = self._tokens.authenticate(spec["token"], spec.get("audiences") or ())
         if found is None:
-            review["status"] = {"user": {}, "error": "[invalid bearer token]"}
+            review["status"] = {"user": {}, "error": "invalid bearer token"}
             return
         user, audiences = found
         review["status"] = {"authenticated": True, "user": user.to_object(), "audiences": audiences}

@@ -173,7 +173,7 @@ class FieldSelector:
         return next((value for name, equal, value, _ in self.terms if name == key and equal), None)
 
 
-def parse_field_selector(text: str, storage: str, *, api_version: str = "v1", kind: str = "") -> FieldSelector:
+def parse_field_selector(text: str, storage: str) -> FieldSelector:
     """Selector of a ``fieldSelector`` parameter for the objects of one collection.
 
     Raises:
@@ -190,9 +190,6 @@ def parse_field_selector(text: str, storage: str, *, api_version: str = "v1", ki
         key, sign, value = match.groups()
         getter = known.get(key)
         if getter is None:
-            raise status.bad_request(
-                f'Unable to find "{api_version}, Resource={storage.partition(".")[0]}" that match label selector "", '
-                f'field selector "{text}": field label not supported: {key}'
-            )
+            raise status.bad_request(f"field label not supported: {key}")
         terms.append((key, sign != "!=", re.sub(r"\\(.)", r"\1", value), getter))
     return FieldSelector(tuple(terms))

@@ -40,7 +40,7 @@ class APIStatusError(VkproviderError):
         }
         if self.kube_reason:
             status["reason"] = self.kube_reason
-        if self.details:
+        if self.details is not None:
             status["details"] = self.details
         status["code"] = self.code
         return status
@@ -166,6 +166,11 @@ def method_not_allowed() -> APIStatusError:
     return APIStatusError(
         405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {}
     )
+
+
+def resource_not_found() -> APIStatusError:
+    """404: there is no such resource."""
+    return APIStatusError(404, "NotFound", "the server could not find the requested resource", {})
 
 
 def unsupported_media_type(accepted: Sequence[str]) -> APIStatusError:

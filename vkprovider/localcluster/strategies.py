@@ -11,11 +11,13 @@ from typing import Any, Final
 
 from vkprovider.api.resources import compute_qos_class
 from vkprovider.localcluster import status
-from vkprovider.localcluster.admission import admit_pod
+from vkprovider.localcluster.admission import add_default_tolerations, admit_pod
+from vkprovider.localcluster.decoding import conform_value
 from vkprovider.localcluster.defaults import apply_defaults
 from vkprovider.localcluster.podspec import default_container
 from vkprovider.localcluster.podvalidation import validate_pod_spec, validate_pod_update
 from vkprovider.localcluster.registry import Resource
+from vkprovider.localcluster.schema import get_message
 from vkprovider.localcluster.status import FieldError
 from vkprovider.localcluster.store import Store, Stored
 from vkprovider.localcluster.users import User
@@ -36,7 +38,7 @@ _TEMPLATED: Final = frozenset(
     }
 )
 _CSR: Final = "certificatesigningrequests.certificates.k8s.io"
-_CSR_FROZEN: Final = ("request", "signerName", "expirationSeconds", "usages", "username", "uid", "groups", "extra")
+_TEMPLATE_GENERATION: Final = "deprecated.daemonset.template.generation"
 AfterWrite = Callable[[Resource, Stored, str], Stored]
 
 
@@ -80,13 +82,20 @@ class Strategies:
                 obj["status"] = {"phase": "Pending"}
             case key if key == _CSR:
                 spec = obj.setdefault("spec", {})
+                for owned in ("username", "uid", "groups", "extra"):
+                    spec.pop(owned, None)
                 spec.update(user.to_object())
-                spec.setdefault("usages", ["digital signature", "key encipherment"])
                 obj["status"] = {}
+            case "nodes":
+                state = obj.get("status") or {}
+                if state.get("capacity") and not state.get("allocatable"):
+                    state["allocatable"] = dict(state["capacity"])
             case "customresourcedefinitions.apiextensions.k8s.io":
                 obj["status"] = _established(obj)
-            case key if resource.has_status and key not in _KEEP_STATUS_ON_CREATE:
-                obj["status"] = {}
+            case _ if resource.has_status and resource.message:
+                obj["status"] = empty_status(resource)
+        if resource.key == "daemonsets.apps":
+            obj["metadata"].setdefault("annotations", {})[_TEMPLATE_GENERATION] = "1"
 
     def validate_create(self, resource: Resource, obj: Object) -> list[FieldError]:
         """Complaints about a new object, metadata aside."""
@@ -132,10 +141,16 @@ class Strategies:
             obj["spec"] = old["spec"]
         if resource.key == "services":
             self._allocate_service(obj, old)
+        if resource.key == "daemonsets.apps":
+            count = int((old["metadata"].get("annotations") or {}).get(_TEMPLATE_GENERATION, "0"))
+            changed = obj.get("spec", {}).get("template") != old["spec"].get("template")
+            annotations = obj["metadata"]["annotations"] = dict(obj["metadata"].get("annotations") or {})
+            annotations[_TEMPLATE_GENERATION] = str(count + changed)
         apply_defaults(obj, resource.key)
         if resource.key == "namespaces" and subresource != "finalize":
             obj["spec"] = old.get("spec", {})
         if resource.key == "pods":
+            add_default_tolerations(obj["spec"])
             obj["spec"].setdefault("nodeName", (old.get("spec") or {}).get("nodeName", ""))
             if not obj["spec"]["nodeName"]:
                 del obj["spec"]["nodeName"]
@@ -202,7 +217,8 @@ class Strategies:
                 spec["resources"] = wanted["resources"]
             qos = compute_qos_class({"spec": spec})  # type: ignore[typeddict-item]
             if qos != (old.get("status") or {}).get("qosClass", qos):
-                error = status.invalid("metadata", qos, "Pod QOS Class may not change as a result of resizing")
+                before_qos = (old.get("status") or {}).get("qosClass")
+                error = status.invalid("spec", before_qos, "Pod QOS Class may not change as a result of resizing")
                 raise status.invalid_object("Pod", "", old["metadata"]["name"], [error])
         obj["spec"] = spec
         obj["status"] = old.get("status") or {}
@@ -260,6 +276,12 @@ class Strategies:
             if port not in used:
                 return port
         raise status.internal_error("failed to allocate a nodePort: range is full")
+
+
+def empty_status(resource: Resource) -> Object:
+    """The status of an object that nothing has reported on yet."""
+    field = get_message(resource.message).fields["status"]
+    return dict(conform_value({}, field.type))
 
 
 def _established(obj: Object) -> Object:

@@ -264,7 +264,7 @@ def make_scale(obj: Object) -> Object:
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": {key: metadata[key] for key in kept if key in metadata},
-        "spec": {"replicas": obj["spec"].get("replicas", 0)},
+        "spec": {"replicas": obj["spec"]["replicas"]} if obj["spec"].get("replicas") else {},
         "status": {"replicas": (obj.get("status") or {}).get("replicas", 0), "selector": text},
     }
 

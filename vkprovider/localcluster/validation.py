@@ -218,6 +218,8 @@ def validate_kind(obj: Object, resource: Resource) -> list[FieldError]:
             )
             keys = [*(obj.get("data") or {}), *(obj.get("binaryData") or {})]
             errors += [invalid(f"data[{k}]", k, detail) for k in keys if not _CONFIG_KEY.match(k) or len(k) > 253]
+        case "events":
+            errors += _validate_event(obj)
         case "services":
             if spec.get("type") != "ExternalName" and not spec.get("ports") and spec.get("clusterIP") != "None":
                 errors.append(required("spec.ports"))
@@ -242,6 +244,23 @@ def validate_kind(obj: Object, resource: Resource) -> list[FieldError]:
                 errors.append(invalid("spec.leaseDurationSeconds", duration, "must be greater than 0"))
     if (spec.get("replicas") or 0) < 0:
         errors.append(invalid("spec.replicas", spec["replicas"], "must be greater than or equal to 0"))
+    return errors
+
+
+def _validate_event(obj: Object) -> list[FieldError]:
+    """Source: pkg/apis/core/validation/events.go, legacyValidateEvent."""
+    errors: list[FieldError] = []
+    namespace = obj["metadata"].get("namespace", "")
+    about = (obj.get("involvedObject") or {}).get("namespace", "")
+    is_new = bool(obj.get("eventTime"))
+    homes = ("default", "kube-system") if is_new else ("default",)
+    if namespace not in homes if not about else (not is_new and about != namespace):
+        errors.append(invalid("involvedObject.namespace", about, "does not match event.namespace"))
+    if is_new:
+        keys = ("reportingComponent", "reportingInstance", "action", "reason")
+        errors += [required(key) for key in keys if not obj.get(key)]
+        if len(obj.get("message", "")) > 1024:
+            errors.append(invalid("message", "", "can have at most 1024 characters"))
     return errors
 
 

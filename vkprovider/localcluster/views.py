@@ -29,6 +29,9 @@ _TO_CORE: Final = {new: core for core, new in _TO_NEW.items()}
 def event_to_new(obj: Object) -> Object:
     """A core/v1 Event as ``events.k8s.io/v1``."""
     renamed = {_TO_NEW.get(key, key): value for key, value in obj.items()}
+    for key in ("reportingController", "reportingInstance"):
+        if not renamed.get(key):
+            renamed.pop(key, None)
     return {**renamed, "kind": "Event", "apiVersion": "events.k8s.io/v1"}
 
 

@@ -102,16 +102,17 @@ def parse_list_options(resource: Resource, namespace: str, name: str, query: Map
     """
     version = query.get("resourceVersion", "")
     if version and not version.isdigit():
-        raise status.bad_request(f'resourceVersion: Invalid value: "{version}": must be a non-negative integer')
+        raise status.bad_request(
+            f'invalid resource version: resourceVersion: Invalid value: "{version}": strconv.ParseUint: parsing '
+            f'"{version}": invalid syntax'
+        )
     fields = query.get("fieldSelector", "")
     labels = query.get("labelSelector", "")
     initial = query.get("sendInitialEvents")
     return ListOptions(
         namespace=namespace,
         labels=parse_label_selector(labels) if labels else LabelSelector(),
-        fields=parse_field_selector(fields, resource.key, api_version=resource.api_version)
-        if fields
-        else FieldSelector(),
+        fields=parse_field_selector(fields, resource.key) if fields else FieldSelector(),
         name=name,
         resource_version=version,
         match=query.get("resourceVersionMatch", ""),

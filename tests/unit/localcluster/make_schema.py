@@ -153,16 +153,19 @@ def main(api: Path, machinery: Path, target: Path) -> None:
         done[short][kind] = ""
         out = []
         for go_type, tags, go_name, markers in packages[short].structs[kind]:
-            wire = re.search(r'protobuf:"\w+,(\d+),\w+,name=(\w+)', tags)
+            wire = re.search(r'protobuf:"\w+,(\d+)(?:,(?:opt|rep|req))?(?:,name=(\w+))?', tags)
             json_tag = re.search(r'json:"([^"]*)"', tags)
             if wire is None or json_tag is None:
                 continue
             name, _, options = json_tag.group(1).partition(",")
             inline = "inline" in options
-            if not name and not inline:
-                name = go_name
-            always = "" if inline or "omit" in options else "+"
-            text = ("." + wire.group(2) if inline else name) + "=" + wire.group(1) + always + resolve(short, go_type)
+            if inline:
+                name = wire.group(2) or go_type[0].lower() + go_type[1:]
+            code = resolve(short, go_type)
+            # encoding/json writes a struct that is no pointer even with omitempty.
+            is_struct = code[0] not in "*[{" and (len(code) > 1 or code in "tuqo")
+            always = not inline and ("omit" not in options or (is_struct and "omitzero" not in options))
+            text = ("." if inline else "") + (name or go_name) + "=" + wire.group(1) + ("+" if always else "") + code
             strategy = re.search(r'patchStrategy:"([^"]*)"', tags)
             merge_key = re.search(r'patchMergeKey:"([^"]*)"', tags)
             if strategy:

@@ -5,7 +5,7 @@ document. Notation of one field, as found in ``core`` and ``groups``::
 
     name=NUMBER[+][*][[]|{}]...TYPE[@mergeKey][!][~][%listType]
 
-``+`` is always written in JSON (no ``omitempty``), ``*`` is a pointer in Go (its zero value means something), ``[]`` a list, ``{}`` a map with string keys; a leading dot
+``+`` is always written in JSON, ``*`` is a pointer in Go (its zero value means something), ``[]`` a list, ``{}`` a map with string keys; a leading dot
 marks a message whose fields stand in line in JSON. Types: ``s`` string, ``i`` integer, ``b`` bool, ``d`` double, ``y``
 bytes, ``q`` Quantity, ``o`` IntOrString, ``t`` Time, ``u`` MicroTime, ``D`` Duration, ``r`` raw JSON, ``f`` FieldsV1,
 else a message (of the same group, or ``group.Name``). ``@key`` is ``patchStrategy=merge`` with its key, ``!`` adds

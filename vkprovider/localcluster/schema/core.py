@@ -10,7 +10,7 @@ AttachedVolume: name=1+s devicePath=2+s
 AzureDiskVolumeSource: diskName=1+s diskURI=2+s cachingMode=3*s fsType=4*s readOnly=5*b kind=6*s
 AzureFilePersistentVolumeSource: secretName=1+s shareName=2+s readOnly=3b secretNamespace=4+*s
 AzureFileVolumeSource: secretName=1+s shareName=2+s readOnly=3b
-Binding: metadata=1meta.ObjectMeta target=2+ObjectReference
+Binding: metadata=1+meta.ObjectMeta target=2+ObjectReference
 CSIPersistentVolumeSource: driver=1+s volumeHandle=2+s readOnly=3b fsType=4s volumeAttributes=5{}s
   controllerPublishSecretRef=6*SecretReference nodeStageSecretRef=7*SecretReference
   nodePublishSecretRef=8*SecretReference controllerExpandSecretRef=9*SecretReference
@@ -23,7 +23,7 @@ CinderPersistentVolumeSource: volumeID=1+s fsType=2s readOnly=3b secretRef=4*Sec
 CinderVolumeSource: volumeID=1+s fsType=2s readOnly=3b secretRef=4*LocalObjectReference
 ClientIPConfig: timeoutSeconds=1*i
 ClusterTrustBundleProjection: name=1*s signerName=2*s labelSelector=3*meta.LabelSelector optional=5*b path=4+s
-ConfigMap: metadata=1meta.ObjectMeta immutable=4*b data=2{}s binaryData=3{}y
+ConfigMap: metadata=1+meta.ObjectMeta immutable=4*b data=2{}s binaryData=3{}y
 ConfigMapEnvSource: .localObjectReference=1LocalObjectReference optional=2*b
 ConfigMapKeySelector: .localObjectReference=1LocalObjectReference key=2+s optional=3*b
 ConfigMapNodeConfigSource: namespace=1+s name=2+s uid=3s resourceVersion=4s kubeletConfigKey=5+s
@@ -31,22 +31,22 @@ ConfigMapProjection: .localObjectReference=1LocalObjectReference items=2[]KeyToP
 ConfigMapVolumeSource: .localObjectReference=1LocalObjectReference items=2[]KeyToPath defaultMode=3*i optional=4*b
 Container: name=1+s image=2s command=3[]s args=4[]s workingDir=5s
   ports=6[]ContainerPort@containerPort%containerPort,protocol envFrom=19[]EnvFromSource env=7[]EnvVar@name%name
-  resources=8ResourceRequirements resizePolicy=23[]ContainerResizePolicy restartPolicy=24*s
+  resources=8+ResourceRequirements resizePolicy=23[]ContainerResizePolicy restartPolicy=24*s
   restartPolicyRules=25[]ContainerRestartRule volumeMounts=9[]VolumeMount@mountPath%mountPath
   volumeDevices=21[]VolumeDevice@devicePath%devicePath livenessProbe=10*Probe readinessProbe=11*Probe
   startupProbe=22*Probe lifecycle=12*Lifecycle terminationMessagePath=13s terminationMessagePolicy=20s
   imagePullPolicy=14s securityContext=15*SecurityContext stdin=16b stdinOnce=17b tty=18b
-ContainerExtendedResourceRequest:
+ContainerExtendedResourceRequest: containerName=1+s resourceName=2+s requestName=3+s
 ContainerImage: names=1+[]s sizeBytes=2i
 ContainerPort: name=1s hostPort=2i containerPort=3+i protocol=4s hostIP=5s
 ContainerResizePolicy: resourceName=1+s restartPolicy=2+s
 ContainerRestartRule: action=1s exitCodes=2*ContainerRestartRuleOnExitCodes
 ContainerRestartRuleOnExitCodes: operator=1s values=2[]i%set
 ContainerState: waiting=1*ContainerStateWaiting running=2*ContainerStateRunning terminated=3*ContainerStateTerminated
-ContainerStateRunning: startedAt=1t
-ContainerStateTerminated: exitCode=1+i signal=2i reason=3s message=4s startedAt=5t finishedAt=6t containerID=7s
+ContainerStateRunning: startedAt=1+t
+ContainerStateTerminated: exitCode=1+i signal=2i reason=3s message=4s startedAt=5+t finishedAt=6+t containerID=7s
 ContainerStateWaiting: reason=1s message=2s
-ContainerStatus: name=1+s state=2ContainerState lastState=3ContainerState ready=4+b restartCount=5+i image=6+s
+ContainerStatus: name=1+s state=2+ContainerState lastState=3+ContainerState ready=4+b restartCount=5+i image=6+s
   imageID=7+s containerID=8s started=9*b allocatedResources=10{}q resources=11*ResourceRequirements
   volumeMounts=12[]VolumeMountStatus@mountPath%mountPath user=13*ContainerUser
   allocatedResourcesStatus=14[]ResourceStatus@name%name stopSignal=15*s
@@ -59,17 +59,24 @@ EmptyDirVolumeSource: medium=1s sizeLimit=2*q
 EndpointAddress: ip=1+s hostname=3s nodeName=4*s targetRef=2*ObjectReference
 EndpointPort: name=1s port=2+i protocol=3s appProtocol=4*s
 EndpointSubset: addresses=1[]EndpointAddress notReadyAddresses=2[]EndpointAddress ports=3[]EndpointPort
-Endpoints: metadata=1meta.ObjectMeta subsets=2[]EndpointSubset
+Endpoints: metadata=1+meta.ObjectMeta subsets=2[]EndpointSubset
 EnvFromSource: prefix=1s configMapRef=2*ConfigMapEnvSource secretRef=3*SecretEnvSource
 EnvVar: name=1+s value=2s valueFrom=3*EnvVarSource
 EnvVarSource: fieldRef=1*ObjectFieldSelector resourceFieldRef=2*ResourceFieldSelector
   configMapKeyRef=3*ConfigMapKeySelector secretKeyRef=4*SecretKeySelector fileKeyRef=5*FileKeySelector
-EphemeralContainer: targetContainerName=2s
+EphemeralContainer: .ephemeralContainerCommon=1EphemeralContainerCommon targetContainerName=2s
+EphemeralContainerCommon: name=1+s image=2s command=3[]s args=4[]s workingDir=5s
+  ports=6[]ContainerPort@containerPort%containerPort,protocol envFrom=19[]EnvFromSource env=7[]EnvVar@name%name
+  resources=8+ResourceRequirements resizePolicy=23[]ContainerResizePolicy restartPolicy=24*s
+  restartPolicyRules=25[]ContainerRestartRule volumeMounts=9[]VolumeMount@mountPath%mountPath
+  volumeDevices=21[]VolumeDevice@devicePath%devicePath livenessProbe=10*Probe readinessProbe=11*Probe
+  startupProbe=22*Probe lifecycle=12*Lifecycle terminationMessagePath=13s terminationMessagePolicy=20s
+  imagePullPolicy=14s securityContext=15*SecurityContext stdin=16b stdinOnce=17b tty=18b
 EphemeralVolumeSource: volumeClaimTemplate=1*PersistentVolumeClaimTemplate
-Event: metadata=1+meta.ObjectMeta involvedObject=2+ObjectReference reason=3s message=4s source=5EventSource
-  firstTimestamp=6t lastTimestamp=7t count=8i type=9s eventTime=10u series=11*EventSeries action=12s
+Event: metadata=1+meta.ObjectMeta involvedObject=2+ObjectReference reason=3s message=4s source=5+EventSource
+  firstTimestamp=6+t lastTimestamp=7+t count=8i type=9s eventTime=10+u series=11*EventSeries action=12s
   related=13*ObjectReference reportingComponent=14+s reportingInstance=15+s
-EventSeries:
+EventSeries: count=1i lastObservedTime=2+u
 EventSource: component=1s host=2s
 ExecAction: command=1[]s
 FCVolumeSource: targetWWNs=1[]s lun=2*i fsType=3s readOnly=4b wwids=5[]s
@@ -96,29 +103,29 @@ ImageVolumeStatus: imageRef=1s
 KeyToPath: key=1+s path=2+s mode=3*i
 Lifecycle: postStart=1*LifecycleHandler preStop=2*LifecycleHandler stopSignal=3*s
 LifecycleHandler: exec=1*ExecAction httpGet=2*HTTPGetAction tcpSocket=3*TCPSocketAction sleep=4*SleepAction
-LimitRange: metadata=1meta.ObjectMeta spec=2LimitRangeSpec
+LimitRange: metadata=1+meta.ObjectMeta spec=2+LimitRangeSpec
 LimitRangeItem: type=1+s max=2{}q min=3{}q default=4{}q defaultRequest=5{}q maxLimitRequestRatio=6{}q
 LimitRangeSpec: limits=1+[]LimitRangeItem
-LinuxContainerUser: supplementalGroups=3[]i
+LinuxContainerUser: uid=1+i gid=2+i supplementalGroups=3[]i
 LoadBalancerIngress: ip=1s hostname=2s ipMode=3*s ports=4[]PortStatus
 LoadBalancerStatus: ingress=1[]LoadBalancerIngress
 LocalObjectReference: name=1s
 LocalVolumeSource: path=1+s fsType=2*s
 ModifyVolumeStatus: targetVolumeAttributesClassName=1s status=2+s
 NFSVolumeSource: server=1+s path=2+s readOnly=3b
-Namespace: metadata=1meta.ObjectMeta spec=2NamespaceSpec status=3NamespaceStatus
-NamespaceCondition: type=1+s status=2+s lastTransitionTime=4t reason=5s message=6s
+Namespace: metadata=1+meta.ObjectMeta spec=2+NamespaceSpec status=3+NamespaceStatus
+NamespaceCondition: type=1+s status=2+s lastTransitionTime=4+t reason=5s message=6s
 NamespaceSpec: finalizers=1[]s
 NamespaceStatus: phase=1s conditions=2[]NamespaceCondition@type%type
-Node: metadata=1meta.ObjectMeta spec=2NodeSpec status=3NodeStatus
+Node: metadata=1+meta.ObjectMeta spec=2+NodeSpec status=3+NodeStatus
 NodeAddress: type=1+s address=2+s
 NodeAffinity: requiredDuringSchedulingIgnoredDuringExecution=1*NodeSelector
   preferredDuringSchedulingIgnoredDuringExecution=2[]PreferredSchedulingTerm
 NodeAllocatableResourceClaimStatus: resourceClaimName=1+s containers=2[]s%set resources=3+{}q
-NodeCondition: type=1+s status=2+s lastHeartbeatTime=3t lastTransitionTime=4t reason=5s message=6s
+NodeCondition: type=1+s status=2+s lastHeartbeatTime=3+t lastTransitionTime=4+t reason=5s message=6s
 NodeConfigSource: configMap=2*ConfigMapNodeConfigSource
 NodeConfigStatus: assigned=1*NodeConfigSource active=2*NodeConfigSource lastKnownGood=3*NodeConfigSource error=4s
-NodeDaemonEndpoints: kubeletEndpoint=1DaemonEndpoint
+NodeDaemonEndpoints: kubeletEndpoint=1+DaemonEndpoint
 NodeFeatures: supplementalGroupsPolicy=1*b
 NodeRuntimeHandler: name=1+s features=2*NodeRuntimeHandlerFeatures
 NodeRuntimeHandlerFeatures: recursiveReadOnlyMounts=1*b userNamespaces=2*b
@@ -128,7 +135,7 @@ NodeSelectorTerm: matchExpressions=1[]NodeSelectorRequirement matchFields=2[]Nod
 NodeSpec: podCIDR=1s podCIDRs=7[]s@%set providerID=3s unschedulable=4b taints=5[]Taint configSource=6*NodeConfigSource
   externalID=2s
 NodeStatus: capacity=1{}q allocatable=2{}q phase=3s conditions=4[]NodeCondition@type%type
-  addresses=5[]NodeAddress@type%type daemonEndpoints=6NodeDaemonEndpoints nodeInfo=7NodeSystemInfo
+  addresses=5[]NodeAddress@type%type daemonEndpoints=6+NodeDaemonEndpoints nodeInfo=7+NodeSystemInfo
   images=8[]ContainerImage volumesInUse=9[]s volumesAttached=10[]AttachedVolume config=11*NodeConfigStatus
   runtimeHandlers=12[]NodeRuntimeHandler features=13*NodeFeatures declaredFeatures=14[]s
 NodeSwapStatus: capacity=1*i
@@ -136,16 +143,17 @@ NodeSystemInfo: machineID=1+s systemUUID=2+s bootID=3+s kernelVersion=4+s osImag
   kubeletVersion=7+s kubeProxyVersion=8+s operatingSystem=9+s architecture=10+s swap=11*NodeSwapStatus
 ObjectFieldSelector: apiVersion=1s fieldPath=2+s
 ObjectReference: kind=1s namespace=2s name=3s uid=4s apiVersion=5s resourceVersion=6s fieldPath=7s
-PersistentVolume: metadata=1meta.ObjectMeta spec=2PersistentVolumeSpec status=3PersistentVolumeStatus
-PersistentVolumeClaim: metadata=1meta.ObjectMeta spec=2PersistentVolumeClaimSpec status=3PersistentVolumeClaimStatus
-PersistentVolumeClaimCondition: type=1+s status=2+s lastProbeTime=3t lastTransitionTime=4t reason=5s message=6s
-PersistentVolumeClaimSpec: accessModes=1[]s selector=4*meta.LabelSelector resources=2VolumeResourceRequirements
+PersistentVolume: metadata=1+meta.ObjectMeta spec=2+PersistentVolumeSpec status=3+PersistentVolumeStatus
+PersistentVolumeClaim: metadata=1+meta.ObjectMeta spec=2+PersistentVolumeClaimSpec
+  status=3+PersistentVolumeClaimStatus
+PersistentVolumeClaimCondition: type=1+s status=2+s lastProbeTime=3+t lastTransitionTime=4+t reason=5s message=6s
+PersistentVolumeClaimSpec: accessModes=1[]s selector=4*meta.LabelSelector resources=2+VolumeResourceRequirements
   volumeName=3s storageClassName=5*s volumeMode=6*s dataSource=7*TypedLocalObjectReference
   dataSourceRef=8*TypedObjectReference volumeAttributesClassName=9*s
 PersistentVolumeClaimStatus: phase=1s accessModes=2[]s capacity=3{}q
   conditions=4[]PersistentVolumeClaimCondition@type%type allocatedResources=5{}q allocatedResourceStatuses=7{}s
   currentVolumeAttributesClassName=8*s modifyVolumeStatus=9*ModifyVolumeStatus
-PersistentVolumeClaimTemplate: metadata=1meta.ObjectMeta
+PersistentVolumeClaimTemplate: metadata=1+meta.ObjectMeta spec=2+PersistentVolumeClaimSpec
 PersistentVolumeClaimVolumeSource: claimName=1+s readOnly=2b
 PersistentVolumeSource: gcePersistentDisk=1*GCEPersistentDiskVolumeSource
   awsElasticBlockStore=2*AWSElasticBlockStoreVolumeSource hostPath=3*HostPathVolumeSource
@@ -162,7 +170,7 @@ PersistentVolumeSpec: capacity=1{}q .persistentVolumeSource=2PersistentVolumeSou
   nodeAffinity=9*VolumeNodeAffinity volumeAttributesClassName=10*s
 PersistentVolumeStatus: phase=1s message=2s reason=3s lastPhaseTransitionTime=4*t
 PhotonPersistentDiskVolumeSource: pdID=1+s fsType=2s
-Pod: metadata=1meta.ObjectMeta spec=2PodSpec status=3PodStatus
+Pod: metadata=1+meta.ObjectMeta spec=2+PodSpec status=3+PodStatus
 PodAffinity: requiredDuringSchedulingIgnoredDuringExecution=1[]PodAffinityTerm
   preferredDuringSchedulingIgnoredDuringExecution=2[]WeightedPodAffinityTerm
 PodAffinityTerm: labelSelector=1*meta.LabelSelector namespaces=2[]s topologyKey=3+s
@@ -171,15 +179,15 @@ PodAntiAffinity: requiredDuringSchedulingIgnoredDuringExecution=1[]PodAffinityTe
   preferredDuringSchedulingIgnoredDuringExecution=2[]WeightedPodAffinityTerm
 PodCertificateProjection: signerName=1s keyType=2s maxExpirationSeconds=3*i credentialBundlePath=4s keyPath=5s
   certificateChainPath=6s userAnnotations=7{}s
-PodCondition: type=1+s observedGeneration=7i status=2+s lastProbeTime=3t lastTransitionTime=4t reason=5s message=6s
+PodCondition: type=1+s observedGeneration=7i status=2+s lastProbeTime=3+t lastTransitionTime=4+t reason=5s message=6s
 PodDNSConfig: nameservers=1[]s searches=2[]s options=3[]PodDNSConfigOption
 PodDNSConfigOption: name=1s value=2*s
-PodExtendedResourceClaimStatus: requestMappings=1+[]ContainerExtendedResourceRequest
+PodExtendedResourceClaimStatus: requestMappings=1+[]ContainerExtendedResourceRequest resourceClaimName=2+s
 PodIP: ip=1+s
 PodOS: name=1+s
 PodReadinessGate: conditionType=1+s
-PodResourceClaim: resourceClaimName=3*s resourceClaimTemplateName=4*s
-PodResourceClaimStatus: resourceClaimName=2*s
+PodResourceClaim: name=1+s resourceClaimName=3*s resourceClaimTemplateName=4*s
+PodResourceClaimStatus: name=1+s resourceClaimName=2*s
 PodSchedulingGate: name=1+s
 PodSchedulingGroup: podGroupName=1*s
 PodSecurityContext: seLinuxOptions=1*SELinuxOptions windowsOptions=8*WindowsSecurityContextOptions runAsUser=2*i
@@ -204,8 +212,8 @@ PodStatus: observedGeneration=17i phase=1s conditions=2[]PodCondition@type%type 
   resourceClaimStatuses=15[]PodResourceClaimStatus@name!%name
   extendedResourceClaimStatus=18*PodExtendedResourceClaimStatus allocatedResources=19{}q
   resources=20*ResourceRequirements nodeAllocatableResourceClaimStatuses=21[]NodeAllocatableResourceClaimStatus
-PodTemplate: metadata=1meta.ObjectMeta template=2PodTemplateSpec
-PodTemplateSpec: metadata=1meta.ObjectMeta spec=2PodSpec
+PodTemplate: metadata=1+meta.ObjectMeta template=2+PodTemplateSpec
+PodTemplateSpec: metadata=1+meta.ObjectMeta spec=2+PodSpec
 PortStatus: port=1+i protocol=2+s error=3*s
 PortworxVolumeSource: volumeID=1+s fsType=2s readOnly=3b
 PreferredSchedulingTerm: weight=1+i preference=2+NodeSelectorTerm
@@ -218,15 +226,16 @@ RBDPersistentVolumeSource: monitors=1+[]s image=2+s fsType=3s pool=4s user=5s ke
   readOnly=8b
 RBDVolumeSource: monitors=1+[]s image=2+s fsType=3s pool=4s user=5s keyring=6s secretRef=7*LocalObjectReference
   readOnly=8b
-ReplicationController: metadata=1meta.ObjectMeta spec=2ReplicationControllerSpec status=3ReplicationControllerStatus
-ReplicationControllerCondition: type=1+s status=2+s lastTransitionTime=3t reason=4s message=5s
+ReplicationController: metadata=1+meta.ObjectMeta spec=2+ReplicationControllerSpec
+  status=3+ReplicationControllerStatus
+ReplicationControllerCondition: type=1+s status=2+s lastTransitionTime=3+t reason=4s message=5s
 ReplicationControllerSpec: replicas=1*i minReadySeconds=4i selector=2{}s%atomic template=3*PodTemplateSpec
 ReplicationControllerStatus: replicas=1+i fullyLabeledReplicas=2i readyReplicas=4i availableReplicas=5i
   observedGeneration=3i conditions=6[]ReplicationControllerCondition@type%type
 ResourceClaim: name=1+s request=2s
-ResourceFieldSelector: containerName=1s resource=2+s divisor=3q
-ResourceHealth: resourceID=1+s message=6*s
-ResourceQuota: metadata=1meta.ObjectMeta spec=2ResourceQuotaSpec status=3ResourceQuotaStatus
+ResourceFieldSelector: containerName=1s resource=2+s divisor=3+q
+ResourceHealth: resourceID=1+s health=2s message=6*s
+ResourceQuota: metadata=1+meta.ObjectMeta spec=2+ResourceQuotaSpec status=3+ResourceQuotaStatus
 ResourceQuotaSpec: hard=1{}q scopes=2[]s scopeSelector=3*ScopeSelector
 ResourceQuotaStatus: hard=1{}q used=2{}q
 ResourceRequirements: limits=1{}q requests=2{}q claims=3[]ResourceClaim%name
@@ -239,7 +248,7 @@ ScaleIOVolumeSource: gateway=1+s system=2+s secretRef=3+*LocalObjectReference ss
 ScopeSelector: matchExpressions=1[]ScopedResourceSelectorRequirement
 ScopedResourceSelectorRequirement: scopeName=1+s operator=2+s values=3[]s
 SeccompProfile: type=1+s localhostProfile=2*s
-Secret: metadata=1meta.ObjectMeta immutable=5*b data=2{}y stringData=4{}s type=3s
+Secret: metadata=1+meta.ObjectMeta immutable=5*b data=2{}y stringData=4{}s type=3s
 SecretEnvSource: .localObjectReference=1LocalObjectReference optional=2*b
 SecretKeySelector: .localObjectReference=1LocalObjectReference key=2+s optional=3*b
 SecretProjection: .localObjectReference=1LocalObjectReference items=2[]KeyToPath optional=4*b
@@ -249,17 +258,17 @@ SecurityContext: capabilities=1*Capabilities privileged=2*b seLinuxOptions=3*SEL
   windowsOptions=10*WindowsSecurityContextOptions runAsUser=4*i runAsGroup=8*i runAsNonRoot=5*b
   readOnlyRootFilesystem=6*b allowPrivilegeEscalation=7*b procMount=9*s seccompProfile=11*SeccompProfile
   appArmorProfile=12*AppArmorProfile
-Service: metadata=1meta.ObjectMeta spec=2ServiceSpec status=3ServiceStatus
-ServiceAccount: metadata=1meta.ObjectMeta secrets=2[]ObjectReference@name%name
+Service: metadata=1+meta.ObjectMeta spec=2+ServiceSpec status=3+ServiceStatus
+ServiceAccount: metadata=1+meta.ObjectMeta secrets=2[]ObjectReference@name%name
   imagePullSecrets=3[]LocalObjectReference automountServiceAccountToken=4*b
 ServiceAccountTokenProjection: audience=1s expirationSeconds=2*i path=3+s
-ServicePort: name=1s protocol=2s appProtocol=6*s port=3+i targetPort=4o nodePort=5i
+ServicePort: name=1s protocol=2s appProtocol=6*s port=3+i targetPort=4+o nodePort=5i
 ServiceSpec: ports=1[]ServicePort@port%port,protocol selector=2{}s%atomic clusterIP=3s clusterIPs=18[]s type=4s
   externalIPs=5[]s sessionAffinity=7s loadBalancerIP=8s loadBalancerSourceRanges=9[]s externalName=10s
   externalTrafficPolicy=11s healthCheckNodePort=12i publishNotReadyAddresses=13b
   sessionAffinityConfig=14*SessionAffinityConfig ipFamilies=19[]s ipFamilyPolicy=17*s
   allocateLoadBalancerNodePorts=20*b loadBalancerClass=21*s internalTrafficPolicy=22*s trafficDistribution=23*s
-ServiceStatus: loadBalancer=1LoadBalancerStatus conditions=2[]meta.Condition@type%type
+ServiceStatus: loadBalancer=1+LoadBalancerStatus conditions=2[]meta.Condition@type%type
 SessionAffinityConfig: clientIP=1*ClientIPConfig
 SleepAction: seconds=1+i
 StorageOSPersistentVolumeSource: volumeName=1s volumeNamespace=2s fsType=3s readOnly=4b secretRef=5*ObjectReference
