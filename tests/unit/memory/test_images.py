@@ -59,7 +59,7 @@ async def test_configured_images_are_present():
     images = MemoryImageService(MemoryConfig(images=("nginx:1.27",), pull_unknown=False))
     assert await images.find_image(spec("nginx:1.27"))
     await images.pull_image(spec("nginx:1.27"))
-    with pytest.raises(PodSyncError, match="docker.io/library/other:latest: not found") as caught:
+    with pytest.raises(PodSyncError, match=r"docker\.io/library/other:latest: not found") as caught:
         await images.pull_image(spec("other"))
     assert caught.value.reason == "ErrImagePull"
 

@@ -142,12 +142,15 @@ async def run_attach(record: ContainerRecord, streams: ProcessStreams) -> None:
     """
     attachment = record.attach()
     tasks = [asyncio.create_task(_copy_output(attachment, streams), name="memory-attach-output")]
+    attachment.on_overrun = tasks[0].cancel
     if streams.stdin is not None:
         tasks.append(asyncio.create_task(_copy_input(record, streams.stdin), name="memory-attach-input"))
     try:
         pending = set(tasks)
         while tasks[0] in pending:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if attachment.overrun:
+                raise ConnectionResetError("the attached client takes the container's output too slowly")
             for task in done:
                 task.result()
     finally:
@@ -160,8 +163,6 @@ async def _copy_output(attachment: Attachment, streams: ProcessStreams) -> None:
         writer = streams.stderr if write.stderr and not streams.tty else streams.stdout
         if writer is not None:
             await writer.write(write.data.replace(b"\n", b"\r\n") if streams.tty else write.data)
-    if attachment.overrun:
-        raise ConnectionResetError("the attached client takes the container's output too slowly")
 
 
 async def _copy_input(record: ContainerRecord, stdin: ByteReader) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vkprovider.backends.memory.process import FOREVER_S, Process, Read, Run, Sleep, Write
@@ -29,6 +30,7 @@ class Attachment:
         self.size = 0
         self.closed = False
         self.overrun = False
+        self.on_overrun: Callable[[], object] = lambda: None
         self._changed = asyncio.Event()
 
     def put(self, write: Write) -> None:
@@ -38,6 +40,7 @@ class Attachment:
         if self.size > MAX_ATTACH_BYTES:
             self.overrun = True
             self.close()
+            self.on_overrun()
             return
         self.chunks.append(write)
         self.size += len(write.data)

@@ -291,6 +291,8 @@ class ContainerRecord:
             process = self.make_process(argv, main=True, tty=self.config.tty)
             self._process = MainProcess(self, process, program(process))
             self._process.advance()
+        elif run_s is not None and run_s <= 0:
+            self.end()
         elif run_s is not None:
             self._stop_timer = asyncio.get_running_loop().call_later(run_s, self.end)
 

@@ -102,7 +102,6 @@ class MemoryRuntime(ContainerRuntime, RuntimeEvents, StreamingRuntime, RuntimeSt
         self._image_users: dict[str, int] = {}
         self._events = EventHub()
         self._connections = TaskPool("memory-listeners")
-        self._last_created_at: datetime | None = None
         self._unhealthy = ""
 
     # -- The runtime itself.
@@ -172,11 +171,14 @@ class MemoryRuntime(ContainerRuntime, RuntimeEvents, StreamingRuntime, RuntimeSt
                 if behaviour.start_delay_s > 0:
                     await asyncio.sleep(behaviour.start_delay_s)
                 raise PodSyncError(behaviour.error, reason="CreatePodSandboxError")
-            record = SandboxRecord(cri.SandboxID(self._make_id()), config, self._next_created_at(), runtime_handler)
+            pod_uid = config.labels.get(labels.POD_UID, "")
+            siblings = self._sandboxes_by_pod.get(pod_uid, {}).values() if pod_uid else ()
+            created_at = self._next_created_at(item.created_at for item in siblings)
+            record = SandboxRecord(cri.SandboxID(self._make_id()), config, created_at, runtime_handler)
             record.behaviour = behaviour
             self._sandboxes[record.id] = record
             self._sandbox_keys[key] = record
-            self._sandboxes_by_pod.setdefault(config.labels.get(labels.POD_UID, ""), {})[record.id] = record
+            self._sandboxes_by_pod.setdefault(pod_uid, {})[record.id] = record
         if record.behaviour.start_delay_s > 0 and record.state is cri.SandboxState.NOT_READY:
             await asyncio.sleep(record.behaviour.start_delay_s)
             if self._sandboxes.get(record.id) is not record:
@@ -260,12 +262,13 @@ class MemoryRuntime(ContainerRuntime, RuntimeEvents, StreamingRuntime, RuntimeSt
         )
         if behaviour.create_error:
             raise PodSyncError(behaviour.create_error, reason="CreateContainerError")
-        record = ContainerRecord(
-            cri.ContainerID(self._make_id()), sandbox, config, image, behaviour, self._next_created_at(), self
-        )
+        pod_uid = config.labels.get(labels.POD_UID, "")
+        siblings = self._containers_by_pod.get(pod_uid, {}).values() if pod_uid else sandbox.containers.values()
+        created_at = self._next_created_at(item.created_at for item in siblings if item.config.metadata.name == key[0])
+        record = ContainerRecord(cri.ContainerID(self._make_id()), sandbox, config, image, behaviour, created_at, self)
         sandbox.containers[key] = record
         self._containers[record.id] = record
-        self._containers_by_pod.setdefault(config.labels.get(labels.POD_UID, ""), {})[record.id] = record
+        self._containers_by_pod.setdefault(pod_uid, {})[record.id] = record
         self._image_users[image.id] = self._image_users.get(image.id, 0) + 1
         self.publish(record, cri.ContainerEventType.CREATED)
         return record.id
@@ -501,13 +504,10 @@ class MemoryRuntime(ContainerRuntime, RuntimeEvents, StreamingRuntime, RuntimeSt
         if self._unhealthy:
             raise TransientError(self._unhealthy, reason="RuntimeNotReady")
 
-    def _next_created_at(self) -> datetime:
-        """Now, but later than any time given before, so that creation times order records even under virtual time."""
+    def _next_created_at(self, earlier: Iterable[datetime]) -> datetime:
+        """Now, but later than earlier attempts were made, so that creation times order attempts even under virtual time."""
         now = self.clock.now()
-        if self._last_created_at is not None and now <= self._last_created_at:
-            now = self._last_created_at + timedelta(microseconds=1)
-        self._last_created_at = now
-        return now
+        return max((now, *(moment + timedelta(microseconds=1) for moment in earlier)))
 
     def _read_annotation(self, read: Callable[[Mapping[str, str]], Any], found: Mapping[str, str], reason: str) -> Any:
         try:
