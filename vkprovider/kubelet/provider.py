@@ -265,8 +265,7 @@ class RuntimePodProvider(PodProvider):
             pod, facts, actions, state, context, status=status, on_sandbox_ready=publish
         )
         newest = self._generate(parts, pod, state, parts.cache.get(state.uid), newest)
-        if actions.to_reset:
-            # Everything was removed; the next sync starts it anew.
+        if actions.to_reset or self._has_next_step(parts, pod, state):
             outcome.retry(0.0)
         return SyncResult(newest, terminal=newest["phase"] in _TERMINAL, requeue_after_s=outcome.retry_after_s)
 
@@ -398,6 +397,13 @@ class RuntimePodProvider(PodProvider):
         return self._generate(parts, pod, state, runtime_pod, previous)
 
     # -- Helpers.
+
+    def _has_next_step(self, parts: _Parts, pod: v1.Pod, state: PodState) -> bool:
+        """Whether something may begin now: a sidecar lets its successor, a container has ended while others started."""
+        assert state.facts is not None
+        actions = compute_pod_actions(pod, state.facts, parts.cache.get(state.uid), parts.probes)
+        to_start = (*actions.ephemeral_to_start, *actions.init_to_start, *actions.apps_to_start)
+        return any(container.name not in state.failures for container in to_start)
 
     def _state(self, uid: v1.PodUID) -> PodState:
         state = self._states.get(uid)
