@@ -44,7 +44,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
-class _Parsed(click.ParamType):
+class _Parsed(click.ParamType):  # type: ignore[type-arg]
     """A parameter read by a function that raises ValueError for bad text."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:

@@ -50,6 +50,13 @@ async def finish(coroutine: Coroutine[Any, Any, T], *, timeout_s: float, name: s
     return None if task.cancelled() else task.result()
 
 
+def innermost(error: BaseException) -> BaseException:
+    """The error itself where exception groups of one are wrapped around it."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 class TaskPool:
     """Owns fire-and-forget tasks of one part: names them, logs their failures, ends them on close.
 

@@ -348,7 +348,7 @@ class RuntimeStats(ABC):
 
 @dataclass(frozen=True, slots=True)
 class HostResources:
-    """What the host of a runtime has: the base of the node's capacity."""
+    """What the host of a runtime has: the base of the node's capacity. None where the runtime does not know."""
 
     cpu_cores: int
     memory_bytes: int
@@ -358,6 +358,7 @@ class HostResources:
     os_image: str = ""
     hostname: str = ""
     storage_bytes: int | None = None
+    cgroup_version: int | None = None
 
 
 class HostInfo(ABC):
