@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-_FRACTION = re.compile(r"\.(\d+)")
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def format_time(moment: datetime) -> str:
@@ -32,8 +32,9 @@ def parse_time(text: str) -> datetime:
     Raises:
         ValueError: The text is not RFC 3339.
     """
-    cut = _FRACTION.sub(lambda match: "." + match.group(1)[:6].ljust(6, "0"), text, count=1)
-    moment = datetime.fromisoformat(cut)
-    if moment.tzinfo is None:
-        raise ValueError(f"time without zone: {text!r}")
-    return moment.astimezone(UTC)
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not an RFC 3339 time; write it like 2026-01-02T03:04:05Z")
+    seconds, fraction, zone = match.groups()
+    cut = f".{fraction[:6]:0<6}" if fraction else ""
+    return datetime.fromisoformat(f"{seconds}{cut}{zone}").astimezone(UTC)
