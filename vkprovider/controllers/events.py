@@ -136,6 +136,7 @@ class EventRecorder:
         self._queue: OrderedDict[str, _Event] = OrderedDict()
         self._in_flight: set[str] = set()
         self._senders = TaskPool("events")
+        self._active_senders = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._last_ns = 0
@@ -247,30 +248,35 @@ class EventRecorder:
             self._queue.popitem(last=False)
             self.dropped += 1
         self._quiet.clear()
-        if self._starter is None and len(self._senders) < self._max_concurrent:
+        if self._starter is None and self._active_senders < self._max_concurrent:
             # What caused the event comes first: a status patch is mostly just about to be sent.
             self._starter = asyncio.get_running_loop().call_later(_START_DELAY_S, self._start_sender)
 
     def _start_sender(self) -> None:
         self._starter = None
-        if not self._closed and self._queue and len(self._senders) < self._max_concurrent:
+        if not self._closed and self._queue and self._active_senders < self._max_concurrent:
+            self._active_senders += 1
             self._senders.spawn(self._send_queued(), name="send")
 
     async def _send_queued(self) -> None:
-        while not self._closed:
-            name = next((name for name in self._queue if name not in self._in_flight), None)
-            if name is None:
-                break
-            event = self._queue[name]
-            self._in_flight.add(name)
-            try:
-                if self._limiter is not None:
-                    await self._limiter.acquire()
-                # What happened again while it waited is sent along.
-                self._queue.pop(name, None)
-                await self._send(event)
-            finally:
-                self._in_flight.discard(name)
+        try:
+            while not self._closed:
+                name = next((name for name in self._queue if name not in self._in_flight), None)
+                if name is None:
+                    break
+                event = self._queue[name]
+                self._in_flight.add(name)
+                try:
+                    if self._limiter is not None:
+                        await self._limiter.acquire()
+                    # What happened again while it waited is sent along.
+                    self._queue.pop(name, None)
+                    await self._send(event)
+                finally:
+                    self._in_flight.discard(name)
+        finally:
+            # In the same moment as the decision to end, so that nothing is left to a sender that is on its way out.
+            self._active_senders -= 1
         if not self._queue and not self._in_flight:
             self._quiet.set()
 

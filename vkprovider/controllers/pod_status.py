@@ -319,15 +319,16 @@ def merge_for_api(status: v1.PodStatus, server: v1.PodStatus, *, may_run: bool) 
         merged["conditions"] = foreign + own
     terminal_here = merged.get("phase") in TERMINAL_PHASES
     if server.get("phase") in TERMINAL_PHASES:
-        _copy_verdict(merged, server)
+        copy_verdict(merged, server)
     elif terminal_here and may_run:
-        _copy_verdict(merged, server)
+        copy_verdict(merged, server)
         merged.setdefault("phase", "Pending")
         merged["conditions"] = [c for c in merged.get("conditions") or () if c["type"] != "DisruptionTarget"]
     return merged
 
 
-def _copy_verdict(target: v1.PodStatus, source: v1.PodStatus) -> None:
+def copy_verdict(target: v1.PodStatus, source: v1.PodStatus) -> None:
+    """Put phase, reason and message of one status into another, in place."""
     for key in ("phase", "reason", "message"):
         if source.get(key):
             target[key] = source[key]

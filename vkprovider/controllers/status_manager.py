@@ -25,6 +25,7 @@ from vkprovider.api.timestamps import format_time
 from vkprovider.controllers.pod_state import is_older
 from vkprovider.controllers.pod_status import (
     complete_status,
+    copy_verdict,
     find_forbidden_transition,
     make_rejected_status,
     make_status_patch,
@@ -98,6 +99,7 @@ class StatusManager:
         self._pending: dict[v1.PodUID, None] = {}
         self._in_flight: set[v1.PodUID] = set()
         self._senders = TaskPool("status-manager")
+        self._active_senders = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._closed = False
@@ -144,18 +146,22 @@ class StatusManager:
         """Take note of a pod's newest version at the API server."""
         uid = get_uid(pod)
         entry = self._entries.get(uid)
-        version = pod["metadata"].get("resourceVersion", "")
+        version = _version(pod)
         if entry is None:
             self._entries[uid] = _Entry(pod, pod.get("status", {}), version)
             return
-        if is_older(version, entry.pod["metadata"].get("resourceVersion", "")):
+        if is_older(version, _version(entry.pod)):
             return
         newly_deleted = is_deleted(pod) and not is_deleted(entry.pod)
         entry.pod = pod
-        if version != entry.sent_version and not is_older(version, entry.server_version):
+        if version == entry.sent_version:
+            pass
+        elif uid in self._in_flight or is_older(version, entry.server_version):
+            # Somebody wrote beside our patch; its answer decides what there is, and is looked at again afterwards.
+            entry.drifted = entry.status is not None
+        else:
             before, entry.server, entry.server_version = entry.server, pod.get("status", {}), version
-            # While a patch is under way its answer decides; what it does not know is looked at afterwards.
-            if uid not in self._in_flight and before != entry.server and self._make_patch(entry) is not None:
+            if before != entry.server and self._make_patch(entry) is not None:
                 entry.drifted = True
         if newly_deleted and entry.finished:
             self._schedule(uid)
@@ -198,8 +204,9 @@ class StatusManager:
                     extra={"pod": get_key(pod), "uid": uid, "container": name},
                 )
                 return
-            if entry.status.get("phase") in TERMINAL_PHASES and not entry.may_run:
-                new["phase"] = entry.status["phase"]
+            if entry.status.get("phase") in TERMINAL_PHASES:
+                # Held back or not, a verdict is final.
+                copy_verdict(new, entry.status)
         self._take_over(uid, entry, new, may_run=may_run)
 
     def set_rejected(self, pod: v1.Pod, reason: str, message: str) -> None:
@@ -233,21 +240,26 @@ class StatusManager:
             entry.retry = None
         self._pending[uid] = None
         self._quiet.clear()
-        idle = len(self._senders) - len(self._in_flight)
-        if len(self._senders) < self._max_concurrent and idle < len(self._pending):
+        idle = self._active_senders - len(self._in_flight)
+        if self._active_senders < self._max_concurrent and idle < len(self._pending):
+            self._active_senders += 1
             self._senders.spawn(self._send_pending(), name="send")
 
     async def _send_pending(self) -> None:
-        while True:
-            uid = next((uid for uid in self._pending if uid not in self._in_flight), None)
-            if uid is None:
-                break
-            del self._pending[uid]
-            self._in_flight.add(uid)
-            try:
-                await self._send(uid)
-            finally:
-                self._in_flight.discard(uid)
+        try:
+            while True:
+                uid = next((uid for uid in self._pending if uid not in self._in_flight), None)
+                if uid is None:
+                    break
+                del self._pending[uid]
+                self._in_flight.add(uid)
+                try:
+                    await self._send(uid)
+                finally:
+                    self._in_flight.discard(uid)
+        finally:
+            # In the same moment as the decision to end, so that nothing is left to a sender that is on its way out.
+            self._active_senders -= 1
         if not self._pending and not self._in_flight:
             self._quiet.set()
 
@@ -278,11 +290,9 @@ class StatusManager:
         namespace, name = metadata.get("namespace", "default"), metadata["name"]
         if entry.status is not None and (patch := self._make_patch(entry)) is not None:
             answer = await self._pods.patch_status(namespace, name, uid, patch)
-            entry.sent_version = answer["metadata"].get("resourceVersion", "")
-            if is_older(entry.sent_version, entry.server_version):
-                entry.drifted = True
-            else:
-                entry.server, entry.server_version = answer.get("status", {}), entry.sent_version
+            entry.sent_version = _version(answer)
+            newest = entry.pod if is_older(entry.sent_version, _version(entry.pod)) else answer
+            entry.server, entry.server_version = newest.get("status", {}), _version(newest)
         if (
             entry.finished
             and is_deleted(entry.pod)
@@ -312,6 +322,10 @@ class StatusManager:
         if entry.retry is not None:
             entry.retry.cancel()
         entry.retry = asyncio.get_running_loop().call_later(delay_s, self._schedule, uid)
+
+
+def _version(pod: v1.Pod) -> str:
+    return pod["metadata"].get("resourceVersion", "")
 
 
 def _with_foreign(status: v1.PodStatus, server: v1.PodStatus) -> v1.PodStatus:
