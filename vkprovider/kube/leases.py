@@ -19,7 +19,7 @@ class LeaseClient:
     Every method raises ``KubeAPIError`` for what the server refuses and ``TransientError`` when it does not answer.
     """
 
-    def __init__(self, client: KubeClient, *, timeout_s: float | None = None) -> None:
+    def __init__(self, client: KubeClient, *, timeout_s: float = 10.0) -> None:
         self._client = client
         self._timeout_s = timeout_s
 

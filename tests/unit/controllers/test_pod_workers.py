@@ -8,8 +8,8 @@ import copy
 from dataclasses import dataclass, field
 
 import pytest
-from support.fake_kube import FakeKube
 
+from support.fake_kube import FakeKube
 from vkprovider.aio.clock import LoopClock
 from vkprovider.controllers.admission import PodAdmission
 from vkprovider.controllers.events import EventRecorder
@@ -488,11 +488,11 @@ async def test_place_of_a_stopped_pod_is_free_again(bench):
 
 
 async def test_provider_that_counts_for_itself_decides(make_bench):
-    class Accounting(ResourceAccountingCapability):
-        asked = []
+    asked = []
 
+    class Accounting(ResourceAccountingCapability):
         async def admit_pod(self, pod, active_pods):
-            self.asked.append((pod["metadata"]["name"], sorted(p["metadata"]["name"] for p in active_pods)))
+            asked.append((pod["metadata"]["name"], sorted(p["metadata"]["name"] for p in active_pods)))
             await asyncio.sleep(0.5)
             if len(active_pods) >= 2:
                 raise AdmissionError("no GPU left", reason="OutOfgpu")
@@ -502,7 +502,7 @@ async def test_provider_that_counts_for_itself_decides(make_bench):
     for name in ("a", "b", "c", "d"):
         bench.create(name)
     await asyncio.sleep(10)
-    assert Accounting.asked == [("a", []), ("b", ["a"]), ("c", ["a", "b"]), ("d", ["a", "b"])]
+    assert asked == [("a", []), ("b", ["a"]), ("c", ["a", "b"]), ("d", ["a", "b"])]
     assert bench.server("d")["status"]["reason"] == "OutOfgpu"
 
 

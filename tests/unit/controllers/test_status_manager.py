@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import itertools
 
 import pytest
-from support.fake_kube import FakeKube
 
+from support.fake_kube import FakeKube
 from vkprovider.aio.clock import LoopClock
 from vkprovider.controllers.status_manager import StatusManager
 from vkprovider.errors import KubeAPIError, TransientError
@@ -155,7 +156,7 @@ async def test_lost_server_is_tried_for_ever_with_capped_backoff(make_bench):
     bench.statuses.set_status(pod, running())
     await asyncio.sleep(600)
     times = [request.at for request in bench.patches]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert 20 < len(times) < 40
     assert max(gaps) <= 36.1
     bench.kube.down = False
