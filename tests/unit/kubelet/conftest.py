@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from vkprovider.aio.broadcast import Subscription
 from vkprovider.aio.clock import LoopClock
 from vkprovider.api import v1
 from vkprovider.api.pods import get_uid
@@ -70,18 +71,20 @@ class Driven:
             while not self.terminal:
                 result = await self.sync()
                 due = min(end, loop.time() + (60.0 if result.requeue_after_s is None else result.requeue_after_s))
-                while loop.time() < due:
-                    try:
-                        async with asyncio.timeout_at(due):
-                            if await anext(aiter(changes)) == self.uid:
-                                break
-                    except TimeoutError:
-                        break
-                if loop.time() >= end:
+                if not await self._changed_before(changes, due) and due >= end:
                     break
             return self.status
         finally:
             changes.close()
+
+    async def _changed_before(self, changes: Subscription[v1.PodUID], due: float) -> bool:
+        try:
+            async with asyncio.timeout_at(due):
+                while await anext(aiter(changes)) != self.uid:
+                    pass
+        except TimeoutError:
+            return False
+        return True
 
     async def terminate(self, grace_period_s: int = 30) -> v1.PodStatus:
         result = await self.bench.provider.terminate_pod(self.pod, self.context(), grace_period_s=grace_period_s)
