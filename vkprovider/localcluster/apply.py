@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -45,7 +46,7 @@ def _key_step(item: Object, keys: tuple[str, ...]) -> str:
 def _child(field: Field | None, message: Message | None, key: str) -> tuple[Field | None, Message | None]:
     """Field and message of one key of a map or message."""
     if field is not None and field.shape.startswith("{}"):
-        inner = Field(field.name, field.number, field.type, field.shape[2:])
+        inner = replace(field, shape=field.shape[2:])
         return inner, find_message(inner.type) if inner.is_message and not inner.shape else None
     found = message.fields.get(key) if message else None
     return found, find_message(found.type) if found and found.is_message and not found.shape else None

@@ -33,6 +33,10 @@ def canonical_quantity(text: str) -> str:
 _ZEROS: Final[dict[str, Any]] = {"s": "", "i": 0, "b": False, "d": 0, "q": "0", "o": 0, "D": "0s"}
 
 
+# Scalars that are fine when they have just this type.
+_EXACT: Final = {"s": str, "i": int, "b": bool, "t": str, "u": str, "y": str, "D": str}
+
+
 class _Mismatch(Exception):
     """A value of a wrong type; the path is completed while unwinding."""
 
@@ -111,12 +115,17 @@ def _message(obj: Any, message: Message, unknown: list[str]) -> Object:
             continue
         before = len(unknown)
         try:
-            shaped = _shaped(value, field.shape, field, unknown)
+            if field.shape:
+                shaped = _shaped(value, field.shape, field, unknown)
+            elif type(value) is _EXACT.get(field.type):
+                shaped = value
+            else:
+                shaped = _single(value, field, unknown)
         except _Mismatch as error:
             error.path.append(key)
             error.owner = error.owner or message.name
             raise
-        for index in range(before, len(unknown)):
+        for index in range(before, len(unknown)) if len(unknown) > before else ():
             tail = unknown[index]
             unknown[index] = f"{key}{tail}" if tail.startswith("[") else f"{key}.{tail}"
         if not shaped and not field.pointer and not field.always and (field.shape or not field.is_message):
@@ -149,7 +158,8 @@ def _shaped(value: Any, shape: str, field: Field, unknown: list[str]) -> Any:
         if type(value) is not list:
             raise _Mismatch(value, f"[]{_go_type(field)}")
         if not inner and not field.is_message:
-            return [_scalar(item, field.type) for item in value]
+            exact = _EXACT.get(field.type)
+            return [item if type(item) is exact else _scalar(item, field.type) for item in value]
         items = []
         for index, item in enumerate(value):
             before = len(unknown)

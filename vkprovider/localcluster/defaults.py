@@ -54,7 +54,6 @@ def _deployment(obj: Object) -> None:
 
 
 def _replica_set(obj: Object) -> None:
-    _labels_from_template(obj)
     obj.setdefault("spec", {}).setdefault("replicas", 1)
     _template(obj)
 
@@ -64,6 +63,7 @@ def _replication_controller(obj: Object) -> None:
     labels = spec.get("template", {}).get("metadata", {}).get("labels")
     if labels and not spec.get("selector"):
         spec["selector"] = dict(labels)
+    _labels_from_template(obj)
     _replica_set(obj)
 
 
@@ -167,6 +167,12 @@ def _endpoints(obj: Object) -> None:
             port.setdefault("protocol", "TCP")
 
 
+def _endpoint_slice(obj: Object) -> None:
+    for port in obj.get("ports") or ():
+        port.setdefault("name", "")
+        port.setdefault("protocol", "TCP")
+
+
 def _persistent_volume(obj: Object) -> None:
     spec = obj.setdefault("spec", {})
     spec.setdefault("persistentVolumeReclaimPolicy", "Retain")
@@ -221,6 +227,7 @@ _DEFAULTS: Final[dict[str, Callable[[Object], None]]] = {
     "secrets": _secret,
     "namespaces": _namespace,
     "endpoints": _endpoints,
+    "endpointslices.discovery.k8s.io": _endpoint_slice,
     "persistentvolumes": _persistent_volume,
     "persistentvolumeclaims": _claim,
     "storageclasses.storage.k8s.io": _storage_class,

@@ -171,8 +171,15 @@ class ResourceHandlers:
         target = call.target
         body = self.view(target.resource).read(await self.read_object(call))
         options = self.write_options(call)
+        resource = self.stored_resource(target.resource)
+        if resource.create_on_update and not target.subresource:
+            collection = self._objects.store.collection(resource.key)
+            if collection.find(target.namespace, target.name) is None:
+                if (body.get("metadata") or {}).get("name") != target.name:
+                    raise status.bad_request("the name of the object does not match the name on the URL")
+                return self.respond(call, self._objects.create(resource, target.namespace, body, options), 201, options)
         stored = self._objects.update(
-            self.stored_resource(target.resource),
+            resource,
             target.namespace,
             target.name,
             lambda _old: body,

@@ -142,10 +142,15 @@ class ObjectService:
         old = current.obj
         wanted = change(old)
         self._check_preconditions(resource, wanted, current, is_patch=is_patch)
-        obj = self._decode(resource, wanted, options)
+        try:
+            obj = self._decode(resource, self._touched(wanted, subresource), options)
+        except status.APIStatusError as error:
+            if not is_patch or error.code != 400 or options.strict:
+                raise
+            raise status.invalid_object("", "", "", [status.invalid("patch", name, error.message)]) from None
         self._complete_metadata(obj, old, namespace, name)
         self.strategies.prepare_update(resource, obj, old, subresource, options.user)
-        errors = validate_metadata_update(obj, old)
+        errors = validate_metadata_update(obj, old) + validate_metadata(obj, resource)
         errors += self.strategies.validate_update(resource, obj, old, subresource)
         if errors:
             raise status.invalid_object(resource.kind, resource.group, name, errors)
@@ -166,6 +171,13 @@ class ObjectService:
         collection = self.store.collection(resource.key)
         fresh = {**obj, "metadata": dict(obj["metadata"])}
         return collection.remove(current, fresh) if should_vanish(fresh) else collection.put(fresh)
+
+    @staticmethod
+    def _touched(wanted: Object, subresource: str) -> Object:
+        """What a request can change; the rest is taken over from the old object anyway and needs no decoding."""
+        if subresource != "status":
+            return wanted
+        return {key: wanted[key] for key in ("kind", "apiVersion", "metadata", "status") if key in wanted}
 
     def _decode(self, resource: Resource, body: Object, options: WriteOptions) -> Object:
         kind, api_version = body.get("kind"), body.get("apiVersion")
@@ -230,8 +242,7 @@ class ObjectService:
             )
         if resource.namespaced and metadata.get("namespace") and metadata["namespace"] != before.get("namespace"):
             raise status.bad_request(
-                f"the namespace of the object ({metadata['namespace']}) does not match the namespace on the request "
-                f"({before.get('namespace')})"
+                "the namespace of the provided object does not match the namespace sent on the request"
             )
         uid = metadata.get("uid")
         if uid and uid != before["uid"] and is_patch:
@@ -242,7 +253,9 @@ class ObjectService:
                 resource.plural,
                 resource.group,
                 name,
-                f"Precondition failed: UID in precondition: {uid}, UID in object meta: {before['uid']}",
+                f"StorageError: invalid object, Code: 4, Key: /registry/{resource.plural}/{before.get('namespace', '')}/{name}, "
+                "ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: "
+                f"{uid}, UID in object meta: {before['uid']}",
             )
         version = metadata.get("resourceVersion")
         if version and version != "0" and str(version) != str(current.version):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vkprovider.localcluster import status
@@ -160,7 +161,7 @@ def _inner(field: Field | None, shape: str) -> Field | None:
     """The field's type one level in: the item of a list or the value of a map."""
     if field is None or not field.shape.startswith(shape):
         return None
-    return Field(field.name, field.number, field.type, field.shape[2:])
+    return replace(field, shape=field.shape[2:])
 
 
 def _merge_map(original: Mapping[str, Any], patch: Object, message: Message | None) -> Object | None:
@@ -228,6 +229,7 @@ def _merge_list(original: list[Any], patch: list[Any], field: Field | None, orde
         return [_strip(item) for item in patch] if patch or order is None else original
     if not field.merge_key:
         merged = original + [item for item in dict.fromkeys(patch) if item not in original]
+        merged = _reorder(merged, original, patch, None)
         return _reorder(merged, original, order, None) if order is not None else merged
     key = field.merge_key
     message = find_message(field.type)
@@ -248,6 +250,8 @@ def _merge_list(original: list[Any], patch: list[Any], field: Field | None, orde
             result[matches[0]] = merged_item
         else:
             result.append(_merge_map({}, item, message))
+    # What the patch names comes first as far as the old order does not speak against it, even without an order given.
+    result = _reorder(result, original, patch, key)
     return _reorder(result, original, order, key) if order is not None else result
 
 

@@ -34,7 +34,8 @@ def default_pod_spec(spec: Object, *, is_pod: bool = False) -> None:
             if field != "ephemeralContainers":
                 _requests_from_limits(container)
     spec.setdefault("restartPolicy", "Always")
-    spec.setdefault("terminationGracePeriodSeconds", 30)
+    if spec.setdefault("terminationGracePeriodSeconds", 30) < 0:
+        spec["terminationGracePeriodSeconds"] = 1
     spec.setdefault("dnsPolicy", "ClusterFirst")
     spec.setdefault("securityContext", {})
     spec.setdefault("schedulerName", "default-scheduler")

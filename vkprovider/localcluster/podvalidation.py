@@ -24,6 +24,7 @@ from vkprovider.localcluster.validation import check_label_name, check_qualified
 Object = dict[str, Any]
 _PORT_NAME: Final = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
 _ENV_NAME: Final = re.compile(r"[ -<>-~]+\Z")
+_ORDER: Final = ("containers", "initContainers", "ephemeralContainers")
 _HANDLERS: Final = ("exec", "httpGet", "tcpSocket", "grpc", "sleep")
 
 
@@ -36,13 +37,14 @@ def validate_pod_spec(spec: Object, path: str = "spec", *, is_pod: bool = True) 
     if is_pod and spec.get("ephemeralContainers"):
         errors.append(field_forbidden(f"{path}.ephemeralContainers", "cannot be set on create"))
     names: set[str] = set()
-    for field, index, container in iter_spec_containers(spec):
-        _validate_container(container, f"{path}.{field}[{index}]", names, volumes, errors, kind=field)
+    containers = sorted(iter_spec_containers(spec), key=lambda item: _ORDER.index(item[0]))
+    for field, index, container in containers:
+        where = f"{path}.{field}[{index}]"
+        _validate_container(container, where, names, volumes, errors, kind=field)
+        if spec.get("hostNetwork"):
+            _validate_host_ports(container, where, errors)
     _choice(spec, "restartPolicy", ("Always", "OnFailure", "Never"), path, errors)
     _choice(spec, "dnsPolicy", ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"), path, errors)
-    grace = spec.get("terminationGracePeriodSeconds", 0)
-    if grace < 0:
-        errors.append(invalid(f"{path}.terminationGracePeriodSeconds", grace, "must be greater than or equal to 0"))
     deadline = spec.get("activeDeadlineSeconds")
     if deadline is not None and deadline < 1:
         errors.append(invalid(f"{path}.activeDeadlineSeconds", deadline, "must be between 1 and 2147483647, inclusive"))
@@ -50,6 +52,7 @@ def validate_pod_spec(spec: Object, path: str = "spec", *, is_pod: bool = True) 
         value = spec.get(key)
         if value and (detail := check(value)):
             errors.append(invalid(f"{path}.{key}", value, detail))
+    _validate_security(spec.get("securityContext") or {}, f"{path}.securityContext", errors)
     errors += validate_labels(spec.get("nodeSelector"), f"{path}.nodeSelector")
     for index, toleration in enumerate(spec.get("tolerations") or ()):
         _validate_toleration(toleration, f"{path}.tolerations[{index}]", errors)
@@ -103,6 +106,11 @@ def _validate_volumes(spec: Object, path: str, errors: list[FieldError]) -> set[
         kinds = [key for key in volume if key != "name"]
         if len(kinds) > 1:
             errors.append(field_forbidden(f"{path}[{index}].{kinds[1]}", "may not specify more than 1 volume type"))
+        for position, source in enumerate((volume.get("projected") or {}).get("sources") or ()):
+            lifetime = (source.get("serviceAccountToken") or {}).get("expirationSeconds", 3600)
+            if lifetime < 600:
+                where = f"{path}[{index}].projected.sources[{position}].serviceAccountToken.expirationSeconds"
+                errors.append(invalid(where, lifetime, "may not specify a duration less than 10 minutes"))
         for kind, key in (("hostPath", "path"), ("secret", "secretName"), ("configMap", "name"), ("persistentVolumeClaim", "claimName")):  # fmt: skip
             if kind in volume and not volume[kind].get(key):
                 errors.append(required(f"{path}[{index}].{kind}.{key}"))
@@ -128,6 +136,11 @@ def _validate_container(
     _choice(container, "imagePullPolicy", ("Always", "IfNotPresent", "Never"), path, errors)
     _choice(container, "terminationMessagePolicy", ("FallbackToLogsOnError", "File"), path, errors)
     _validate_resources(container.get("resources") or {}, f"{path}.resources", errors)
+    _validate_security(container.get("securityContext") or {}, f"{path}.securityContext", errors)
+    if kind == "ephemeralContainers":
+        for key in _NOT_EPHEMERAL:
+            if container.get(key):
+                errors.append(field_forbidden(f"{path}.{key}", "cannot be set for an Ephemeral Container"))
     if name and name in names:
         errors.append(duplicate(f"{path}.name", name))
     names.add(name)
@@ -199,6 +212,23 @@ def _validate_ports(container: Object, path: str, errors: list[FieldError]) -> N
         _choice(port, "protocol", ("SCTP", "TCP", "UDP"), where, errors)
 
 
+def _validate_host_ports(container: Object, path: str, errors: list[FieldError]) -> None:
+    for index, port in enumerate(container.get("ports") or ()):
+        if port.get("hostPort") != port.get("containerPort"):
+            detail = "must match `containerPort` when `hostNetwork` is true"
+            errors.append(invalid(f"{path}.ports[{index}].hostPort", port.get("hostPort", 0), detail))
+
+
+def _validate_security(context: Object, path: str, errors: list[FieldError]) -> None:
+    for key in ("runAsUser", "runAsGroup", "fsGroup"):
+        value = context.get(key)
+        if value is not None and not 0 <= value <= 2**31 - 1:
+            errors.append(invalid(f"{path}.{key}", value, "must be between 0 and 2147483647, inclusive"))
+    if context.get("privileged") and context.get("allowPrivilegeEscalation") is False:
+        detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"
+        errors.append(invalid(path, context, detail))
+
+
 def _validate_handler(action: Object, path: str, errors: list[FieldError]) -> None:
     found = [key for key in _HANDLERS if key in action]
     if not found:
@@ -228,14 +258,14 @@ def _validate_resources(resources: Object, path: str, errors: list[FieldError]) 
     for side in ("limits", "requests"):
         for name, amount in (resources.get(side) or {}).items():
             if parse_quantity(amount) < parse_quantity("0"):
-                errors.append(invalid(f"{path}.{side}.{name}", amount, "must be greater than or equal to 0"))
+                errors.append(invalid(f"{path}.{side}[{name}]", amount, "must be greater than or equal to 0"))
             if (
                 "/" not in name
                 and name not in ("cpu", "memory", "ephemeral-storage")
                 and not name.startswith("hugepages-")
             ):
                 errors.append(
-                    invalid(f"{path}.{side}.{name}", name, "must be a standard resource type or fully qualified")
+                    invalid(f"{path}.{side}[{name}]", name, "must be a standard resource type or fully qualified")
                 )
     for name, amount in (resources.get("requests") or {}).items():
         limit = limits.get(name)
@@ -247,6 +277,7 @@ def _without_seconds(toleration: Object) -> Object:
     return {key: value for key, value in toleration.items() if key != "tolerationSeconds"}
 
 
+_NOT_EPHEMERAL: Final = ("ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resources")
 _MUTABLE_CONTAINER: Final = ("image",)
 
 

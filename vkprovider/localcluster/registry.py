@@ -30,6 +30,7 @@ class Resource:
         verbs: What may be done; a virtual resource (a review) has ``create`` only.
         generation: Whether ``metadata.generation`` counts changes of the spec.
         unconditional_update: Whether a PUT without resourceVersion is accepted.
+        create_on_update: Whether a PUT of an object that does not exist creates it.
     """
 
     group: str
@@ -45,6 +46,7 @@ class Resource:
     verbs: tuple[str, ...] = ALL_VERBS
     generation: bool = False
     unconditional_update: bool = True
+    create_on_update: bool = False
 
     @property
     def api_version(self) -> str:
@@ -91,9 +93,9 @@ _K8S: Final = "k8s.io"
 RESOURCES: Final[tuple[Resource, ...]] = (
     _core("bindings", "Binding", verbs=_CREATE),
     _core("configmaps", "ConfigMap", short_names=("cm",)),
-    _core("endpoints", "Endpoints", short_names=("ep",)),
-    _core("events", "Event", short_names=("ev",), storage="events"),
-    _core("limitranges", "LimitRange", short_names=("limits",)),
+    _core("endpoints", "Endpoints", create_on_update=True, short_names=("ep",)),
+    _core("events", "Event", create_on_update=True, short_names=("ev",), storage="events"),
+    _core("limitranges", "LimitRange", create_on_update=True, short_names=("limits",)),
     _core(
         "namespaces",
         "Namespace",
@@ -135,7 +137,7 @@ RESOURCES: Final[tuple[Resource, ...]] = (
     _core("resourcequotas", "ResourceQuota", short_names=("quota",), subresources=(STATUS,)),
     _core("secrets", "Secret"),
     _core("serviceaccounts", "ServiceAccount", short_names=("sa",), subresources=(("token", _CREATE),)),
-    _core("services", "Service", short_names=("svc",), categories=("all",), subresources=(STATUS,)),
+    _core("services", "Service", create_on_update=True, short_names=("svc",), categories=("all",), subresources=(STATUS,)),
     _in("apps", "apps", "controllerrevisions", "ControllerRevision"),
     _in("apps", "apps", "daemonsets", "DaemonSet", short_names=("ds",), categories=("all",), subresources=(STATUS,), generation=True),
     _in("apps", "apps", "deployments", "Deployment", short_names=("deploy",), categories=("all",), subresources=(SCALE, STATUS), generation=True),
@@ -158,7 +160,7 @@ RESOURCES: Final[tuple[Resource, ...]] = (
         short_names=("csr",),
         subresources=(("approval", _RW), STATUS),
     ),
-    _in("coordination.k8s.io", "coordination", "leases", "Lease", unconditional_update=False),
+    _in("coordination.k8s.io", "coordination", "leases", "Lease", unconditional_update=False, create_on_update=True),
     _in("discovery.k8s.io", "discovery", "endpointslices", "EndpointSlice", generation=True),
     _in("events.k8s.io", "events", "events", "Event", short_names=("ev",), storage="events"),
     _in("networking.k8s.io", "networking", "ingressclasses", "IngressClass", False, generation=True),
@@ -166,10 +168,10 @@ RESOURCES: Final[tuple[Resource, ...]] = (
     _in("networking.k8s.io", "networking", "networkpolicies", "NetworkPolicy", short_names=("netpol",), generation=True),
     _in("node.k8s.io", "node", "runtimeclasses", "RuntimeClass", False),
     _in("policy", "policy", "poddisruptionbudgets", "PodDisruptionBudget", short_names=("pdb",), subresources=(STATUS,), generation=True, unconditional_update=False),
-    _in("rbac.authorization.k8s.io", "rbac", "clusterrolebindings", "ClusterRoleBinding", False),
-    _in("rbac.authorization.k8s.io", "rbac", "clusterroles", "ClusterRole", False),
-    _in("rbac.authorization.k8s.io", "rbac", "rolebindings", "RoleBinding"),
-    _in("rbac.authorization.k8s.io", "rbac", "roles", "Role"),
+    _in("rbac.authorization.k8s.io", "rbac", "clusterrolebindings", "ClusterRoleBinding", False, create_on_update=True),
+    _in("rbac.authorization.k8s.io", "rbac", "clusterroles", "ClusterRole", False, create_on_update=True),
+    _in("rbac.authorization.k8s.io", "rbac", "rolebindings", "RoleBinding", create_on_update=True),
+    _in("rbac.authorization.k8s.io", "rbac", "roles", "Role", create_on_update=True),
     _in("scheduling.k8s.io", "scheduling", "priorityclasses", "PriorityClass", False, short_names=("pc",), generation=True),
     _in("storage.k8s.io", "storage", "csidrivers", "CSIDriver", False),
     _in("storage.k8s.io", "storage", "csinodes", "CSINode", False),

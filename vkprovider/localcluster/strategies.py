@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from vkprovider.api.resources import compute_qos_class
+from vkprovider.api.timestamps import format_time
 from vkprovider.localcluster import status
 from vkprovider.localcluster.admission import add_default_tolerations, admit_pod
 from vkprovider.localcluster.decoding import conform_value
@@ -70,6 +72,8 @@ class Strategies:
             case "pods":
                 admit_pod(obj, self._store)
                 obj["status"] = {"phase": "Pending", "qosClass": compute_qos_class(obj)}  # type: ignore[arg-type]
+                if obj["spec"].get("schedulingGates"):
+                    obj["status"]["conditions"] = [gated_condition()]
             case "namespaces":
                 obj.setdefault("spec", {})["finalizers"] = ["kubernetes"]
                 obj["status"] = {"phase": "Active"}
@@ -122,6 +126,10 @@ class Strategies:
                 obj["metadata"]["ownerReferences"] = old["metadata"]["ownerReferences"]
             else:
                 obj["metadata"].pop("ownerReferences", None)
+            if resource.key == "deployments.apps":
+                obj["metadata"]["labels"] = old["metadata"].get("labels", {})
+                if not obj["metadata"]["labels"]:
+                    del obj["metadata"]["labels"]
             return
         if subresource == "approval":
             conditions = (obj.get("status") or {}).get("conditions")
@@ -160,7 +168,9 @@ class Strategies:
         if resource.key == "pods":
             if subresource in ("resize", "ephemeralcontainers"):
                 return validate_pod_spec(obj["spec"], is_pod=False)
-            return validate_pod_update(obj, old) if not subresource else []
+            if subresource:
+                return []
+            return validate_pod_spec(obj["spec"], is_pod=False) + validate_pod_update(obj, old)
         if subresource in ("status", "approval", "finalize"):
             return []
         errors = validate_kind(obj, resource) + validate_kind_update(obj, old, resource)
@@ -194,9 +204,11 @@ class Strategies:
                 default_container(container, ephemeral=True)
             before = {item["name"]: item for item in spec.get("ephemeralContainers") or ()}
             now = {item.get("name"): item for item in added}
-            if any(now.get(name) != item for name, item in before.items()):
+            changed = next((name for name, item in before.items() if now.get(name) != item), None)
+            if changed is not None:
+                verb = "changed" if changed in now else "removed"
                 error = status.field_forbidden(
-                    "spec.ephemeralContainers", "existing ephemeral containers may not be changed or removed"
+                    "spec.ephemeralContainers", f'existing ephemeral containers "{changed}" may not be {verb}\n'
                 )
                 raise status.invalid_object("Pod", "", old["metadata"]["name"], [error])
             spec["ephemeralContainers"] = added
@@ -282,6 +294,18 @@ def empty_status(resource: Resource) -> Object:
     """The status of an object that nothing has reported on yet."""
     field = get_message(resource.message).fields["status"]
     return dict(conform_value({}, field.type))
+
+
+def gated_condition() -> Object:
+    """The condition of a pod that waits for its scheduling gates."""
+    return {
+        "type": "PodScheduled",
+        "status": "False",
+        "lastProbeTime": None,
+        "lastTransitionTime": format_time(datetime.now(UTC)),
+        "reason": "SchedulingGated",
+        "message": "Scheduling is blocked due to non-empty scheduling gates",
+    }
 
 
 def _established(obj: Object) -> Object:

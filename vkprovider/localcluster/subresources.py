@@ -18,9 +18,9 @@ from vkprovider.localcluster.deletion import parse_delete_options
 from vkprovider.localcluster.handlers import Call, ResourceHandlers
 from vkprovider.localcluster.objects import ObjectService, WriteOptions
 from vkprovider.localcluster.patches import apply_json_patch, apply_merge
+from vkprovider.localcluster.printers import format_labels, format_selector
 from vkprovider.localcluster.selectors import selector_from_object
 from vkprovider.localcluster.store import Stored, dumps
-from vkprovider.localcluster.tables import format_labels, format_selector
 from vkprovider.localcluster.tokens import TokenIssuer
 
 Object = dict[str, Any]

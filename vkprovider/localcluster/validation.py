@@ -6,6 +6,7 @@ pkg/apis/*/validation.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -161,17 +162,10 @@ def validate_metadata(obj: Object, resource: Resource) -> list[FieldError]:
         if detail := check_qualified_name(finalizer):
             errors.append(invalid(f"metadata.finalizers[{index}]", finalizer, detail))
     controllers = 0
-    for index, owner in enumerate(metadata.get("ownerReferences") or ()):
-        path = f"metadata.ownerReferences[{index}]"
-        for key in ("apiVersion", "kind", "name", "uid"):
+    for owner in metadata.get("ownerReferences") or ():
+        for key, what in (("apiVersion", "version "), ("kind", "kind "), ("name", "name "), ("uid", "")):
             if not owner.get(key):
-                errors.append(
-                    invalid(
-                        f"{path}.{key}" if key != "apiVersion" else f"{path}.apiVersion",
-                        "",
-                        f"{'version' if key == 'apiVersion' else key} must not be empty",
-                    )
-                )
+                errors.append(invalid(f"metadata.ownerReferences.{key}", "", f"{what}must not be empty"))
         controllers += bool(owner.get("controller"))
     if controllers > 1:
         errors.append(invalid("metadata.ownerReferences", None, "Only one reference can have Controller set to true"))
@@ -238,6 +232,8 @@ def validate_kind(obj: Object, resource: Resource) -> list[FieldError]:
             for key in ("request", "signerName", "usages"):
                 if not spec.get(key):
                     errors.append(required(f"spec.{key}"))
+            if spec.get("request") and not _is_csr(spec["request"]):
+                errors.append(invalid("spec.request", spec["request"], "PEM block type must be CERTIFICATE REQUEST"))
         case "leases.coordination.k8s.io":
             duration = spec.get("leaseDurationSeconds")
             if duration is not None and duration <= 0:
@@ -262,6 +258,13 @@ def _validate_event(obj: Object) -> list[FieldError]:
         if len(obj.get("message", "")) > 1024:
             errors.append(invalid("message", "", "can have at most 1024 characters"))
     return errors
+
+
+def _is_csr(request: str) -> bool:
+    try:
+        return base64.b64decode(request).lstrip().startswith(b"-----BEGIN CERTIFICATE REQUEST-----")
+    except ValueError:
+        return False
 
 
 def _validate_selector(spec: Object) -> list[FieldError]:

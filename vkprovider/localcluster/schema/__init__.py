@@ -47,6 +47,7 @@ class Field:
         retain_keys: Whether ``retainKeys`` applies.
         list_keys: Keys of a server-side-apply map list; ("",) for a set; None for an atomic list.
         atomic: Whether a map or message is applied as a whole.
+        is_message: Whether the innermost type is a message.
     """
 
     name: str
@@ -60,11 +61,7 @@ class Field:
     retain_keys: bool = False
     list_keys: tuple[str, ...] | None = None
     atomic: bool = False
-
-    @property
-    def is_message(self) -> bool:
-        """Whether the innermost type is a message."""
-        return self.type not in SCALARS
+    is_message: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +115,7 @@ def _parse(group: str, text: str) -> Field:
         retain_keys=bool(part["retain"]),
         list_keys=list_keys,
         atomic=atomic,
+        is_message=kind not in SCALARS,
     )
 
 
