@@ -36,6 +36,7 @@ class Recorder:
     def __init__(self):
         self.decoder = FrameDecoder()
         self.frames = []
+        self.writes = 0
         self.paused = self.closed = self.aborted = self.full = False
         self.may_drain = asyncio.Event()
         self.may_drain.set()
@@ -45,6 +46,7 @@ class Recorder:
         return not self.may_drain.is_set()
 
     def write(self, data):
+        self.writes += 1
         self.frames += self.decoder.feed(data)
 
     async def drain(self):
@@ -178,6 +180,13 @@ async def test_pings_of_the_peer_are_answered_and_answers_are_not():
     server = Server()
     server.receive(Ping(1), Ping(2), Ping(7))
     assert server.sent(Ping) == [Ping(1), Ping(7)]
+
+
+async def test_answers_to_frames_that_came_together_leave_together():
+    server = Server()
+    server.receive(*(Ping(number) for number in range(1, 100, 2)))
+    assert len(server.sent(Ping)) == 50
+    assert server.transport.writes == 1
 
 
 async def test_peer_that_floods_with_pings_and_reads_nothing_is_dropped():

@@ -279,7 +279,9 @@ class SpdyConnection:
         self._session_window = DEFAULT_WINDOW_BYTES
         self._unreported_bytes = 0
         self._gone_away = False
+        self._closing = False
         self._lost = False
+        self._outbox: list[bytes] | None = None
         self.initial_window_bytes = DEFAULT_WINDOW_BYTES
         self.ended = asyncio.Event()
         """Set when the peer has gone away or the connection is lost: no more streams will come."""
@@ -292,7 +294,7 @@ class SpdyConnection:
         """Streams that are open in at least one direction."""
         return list(self._streams.values())
 
-    def open_stream(self, headers: Headers, *, fin: bool = False) -> SpdyStream:
+    def open_stream(self, headers: Headers) -> SpdyStream:
         """Open a stream to the peer; it may be written to at once.
 
         Raises:
@@ -313,22 +315,32 @@ class SpdyConnection:
         if self._lost:
             return
         self.last_activity_at = asyncio.get_running_loop().time()
+        # What the frames cause to be sent leaves in one piece.
+        self._outbox = []
         try:
             for frame in self._decoder.feed(data):
                 self._handle(frame)
                 if self.closed.is_set():
                     return
+            self._flush()
         except SpdyError as error:
+            self._flush()
             logger.info("A SPDY peer broke the protocol", extra={"error": str(error)})
             self.send(GoAway(self._last_peer_id, GoAwayStatus.PROTOCOL_ERROR))
             self._transport.close()
             self.lose(f"the peer broke the protocol: {error}")
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, None
+        if outbox:
+            self._transport.write(b"".join(outbox))
 
     def lose(self, why: str = "the connection was lost") -> None:
         """Take note that the transport is gone. Safe to repeat."""
         if self._lost:
             return
         self._lost = True
+        self._outbox = None
         self.ended.set()
         self.closed.set()
         for stream in self.streams:
@@ -344,7 +356,7 @@ class SpdyConnection:
                     self._unreported_bytes = 0
                 if (stream := self._streams.get(frame.stream_id)) is not None:
                     stream.feed(frame.data, fin=frame.fin)
-                elif frame.data and not frame.fin:
+                elif frame.data and not frame.fin and not self._closing:
                     # It may be waiting for its window to open; moby/spdystream takes no notice.
                     self._reply(RstStream(frame.stream_id, ResetStatus.INVALID_STREAM))
             case SynStream():
@@ -411,7 +423,13 @@ class SpdyConnection:
     def send(self, frame: Frame) -> None:
         """Send a frame; dropped without notice when the connection is lost."""
         if not self._lost:
-            self._transport.write(self._encoder.encode(frame))
+            self._write(self._encoder.encode(frame))
+
+    def _write(self, data: bytes) -> None:
+        if self._outbox is None:
+            self._transport.write(data)
+        else:
+            self._outbox.append(data)
 
     def _reply(self, frame: Frame) -> None:
         """Send a frame that the peer has caused; one that causes many and reads none is dropped."""
@@ -431,7 +449,7 @@ class SpdyConnection:
             return
         stream.shrink_window(len(data))
         self._session_window -= len(data)
-        self._transport.write(encode_data(stream.stream_id, data, fin=fin))
+        self._write(encode_data(stream.stream_id, data, fin=fin))
         self.last_activity_at = asyncio.get_running_loop().time()
 
     async def drain(self) -> None:
@@ -485,7 +503,7 @@ class SpdyConnection:
         if not self._lost:
             for stream in self.streams:
                 stream.reset()
-            self._gone_away = True
+            self._gone_away = self._closing = True
             self.send(GoAway(self._last_peer_id))
             if self._reading_paused:
                 self._reading_paused = False
