@@ -114,8 +114,14 @@ class RuntimeLogs(LogsCapability):
                 f"unable to retrieve container logs for {self._runtime.name}://{container_id}"
             ) from None
         yield b""
-        async for chunk in self._runtime.container_logs(container_id, options):
-            yield chunk
+        chunks = self._runtime.container_logs(container_id, options)
+        try:
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            # A reader that leaves closes this generator only; the runtime's must end with it, not when it is collected.
+            if (aclose := getattr(chunks, "aclose", None)) is not None:
+                await aclose()
 
 
 def _get_running(cache: PodCache, pod: v1.Pod, container: str) -> ContainerRecord:
