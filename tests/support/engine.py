@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -114,20 +114,23 @@ def install_debian_packages(packages: Sequence[str]) -> None:
     apt = ["apt-get", "-o", "DPkg::Lock::Timeout=300", "-qq"]
     install = [*apt, "install", "-y", "--no-install-recommends", *packages]
     with file_lock(cache_dir() / "apt.lock"):
-        complaint = ""
-        # The lists of packages may be missing or old: the second try has new ones.
-        for commands in ([install], [[*apt, "update"], install]):
-            for command in commands:
-                try:
-                    done = subprocess.run(
-                        command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-                    )
-                except OSError as error:
-                    raise EngineUnavailableError(f"cannot run apt-get: {error}") from error
-                complaint = f"'{' '.join(command)}' failed: " + " | ".join(done.stderr.strip().splitlines()[-4:])
-            if done.returncode == 0:
+        try:
+            # The lists of packages may be missing or old: the second try has new ones.
+            if _try_to_run(install, environment) is None:
                 return
-    raise EngineUnavailableError(complaint)
+            complaint = _try_to_run([*apt, "update"], environment) or _try_to_run(install, environment)
+        except OSError as error:
+            complaint = f"cannot run apt-get: {error}"
+    if complaint is not None:
+        raise EngineUnavailableError(complaint)
+
+
+def _try_to_run(command: Sequence[str], environment: Mapping[str, str]) -> str | None:
+    """Run a command; why it failed, or None."""
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode == 0:
+        return None
+    return f"'{' '.join(command)}' failed: " + " | ".join(done.stderr.strip().splitlines()[-4:])
 
 
 def _install() -> None:
@@ -168,6 +171,8 @@ def _private_engine() -> Iterator[str]:
         elif subprocess.run(["iptables", "-w", "-t", "nat", "-nL"], capture_output=True).returncode != 0:
             _say("iptables does not work here: the engine's containers reach this host only")
             flags = ["--iptables=false", "--ip-masq=false"]
+        if bridge is None and not Path("/sys/class/net/docker0").exists():
+            (work / "bridge").write_text("docker0")  # dockerd makes it and leaves it
         host = f"unix://{work}/docker.sock"
         with (work / "dockerd.log").open("ab") as log:
             process = subprocess.Popen(

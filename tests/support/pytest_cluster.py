@@ -43,6 +43,11 @@ def kubectl(control_plane: ControlPlane) -> Kubectl:
     return Kubectl(control_plane.kubeconfig, control_plane.binaries / "kubectl")
 
 
+def running_agents(item: pytest.Item) -> list[VkproviderAgent]:
+    """The nodes that a test has made and that run now."""
+    return [agent for agent in item.stash.get(_AGENTS, []) if agent.is_running]
+
+
 @pytest.fixture
 def make_agent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., VkproviderAgent]]:
     """Make a ``VkproviderAgent`` with the given arguments; not started. All are ended after the test.

@@ -70,3 +70,44 @@ def test_a_signal_goes_to_the_command_and_its_end_is_awaited(tmp_path):
         process.send_signal(signal.SIGTERM)
         assert process.communicate(timeout=30)[0] == b"ended\n"
     assert process.returncode == 9
+
+
+@pytest.fixture
+def apt_get(tmp_path, monkeypatch):
+    """An apt-get that notes what it is told, and finds packages only after an update."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    script = tmp_path / "bin" / "apt-get"
+    script.parent.mkdir()
+    script.write_text(APT_GET.format(root=tmp_path))
+    script.chmod(0o755)
+    return tmp_path
+
+
+APT_GET = """#!/bin/sh
+echo "$DEBIAN_FRONTEND $@" >> {root}/told
+case "$*" in
+*update*) [ -e {root}/offline ] && {{ echo "E: no mirror answers" >&2; exit 100; }}; touch {root}/updated;;
+*install*) [ -e {root}/updated ] || {{ echo "E: Unable to locate package docker.io" >&2; exit 100; }};;
+esac
+"""
+
+
+def test_packages_are_installed_at_once_when_the_lists_are_there(apt_get):
+    (apt_get / "updated").touch()
+    engine.install_debian_packages(["docker.io", "iptables"])
+    (told,) = (apt_get / "told").read_text().splitlines()
+    assert told.startswith("noninteractive ")
+    assert told.endswith(" install -y --no-install-recommends docker.io iptables")
+
+
+def test_the_lists_of_packages_are_fetched_when_a_package_is_not_found(apt_get):
+    engine.install_debian_packages(["docker.io"])
+    told = (apt_get / "told").read_text().splitlines()
+    assert ["install" in line for line in told] == [True, False, True]
+
+
+def test_the_complaint_of_apt_get_is_passed_on(apt_get):
+    (apt_get / "offline").touch()
+    with pytest.raises(engine.EngineUnavailableError, match=r"update' failed: E: no mirror answers"):
+        engine.install_debian_packages(["docker.io"])

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from pathlib import Path
+
 import pytest
+
+from support.child import is_alive
 
 PLUGINS = ("-p", "support.pytest_parts", "-p", "support.pytest_hygiene")
 INI = """
@@ -176,17 +182,37 @@ def test_names_are_unique_and_share_the_prefix_of_the_run_in_all_workers(run):
 
 
 def result_dir(result):
-    from pathlib import Path
-
     line = next(line for line in result.outlines if line.startswith("rootdir: "))
     return Path(line.removeprefix("rootdir: "))
 
 
+def test_the_log_of_a_node_is_in_the_report_of_a_failure_and_the_node_is_ended(run, pytester, monkeypatch):
+    package = pytester.mkpydir("vkprovider")
+    package.joinpath("__main__.py").write_text(
+        "import time\nprint('the node says why', flush=True)\nwhile True: time.sleep(0.1)\n"
+    )
+    result = run(
+        f"""
+        from pathlib import Path
+        from support.waiting import wait_for
+
+        def test_fails(make_agent, tmp_path):
+            agent = make_agent(tmp_path / "kubeconfig", "n1", environment={{"PYTHONPATH": {str(pytester.path)!r}}})
+            agent.start()
+            Path("pid").write_text(str(agent.pid))
+            wait_for(lambda: "why" in agent.log(), "the log")
+            assert not agent.is_running
+        """,
+        "-p",
+        "support.pytest_cluster",
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*log of node n1 (*vkprovider.log)*", "the node says why"])
+    assert not is_alive(int((pytester.path / "pid").read_text()))
+
+
 @pytest.mark.looptime
 async def test_virtual_time_works():
-    import asyncio
-    import time
-
     began = time.monotonic()
     loop = asyncio.get_running_loop()
     assert loop.time() == 0
