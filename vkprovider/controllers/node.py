@@ -103,6 +103,7 @@ class NodeController:
         self._report_at = 0.0
         self._update_now = asyncio.Event()
         self._gone = False
+        self._watched = False
         self._taken_by: str | None = None
         self._unschedulable: bool | None = None
         self._stopping = False
@@ -168,6 +169,7 @@ class NodeController:
                 # Deleted and made anew by somebody, between two events.
                 self._lose()
                 return
+            self._watched = True
             self._node = node
             self._note_schedulable(node)
 
@@ -336,6 +338,7 @@ class NodeController:
             backoff_s = min(backoff_s * 2, _MAX_REGISTER_BACKOFF_S)
         self._node = node
         self._gone = False
+        self._watched = False
         self._note_schedulable(node)
         self.registered.set()
         if self._on_registered is not None:
@@ -413,6 +416,9 @@ class NodeController:
                 status = make_status(self._make_facts(), self._sent, now=format_time(self._clock.now()))
                 changed = has_changed(self._sent, status)
                 if not changed and loop.time() < self._report_at:
+                    # Until the watch has shown the node, nobody would tell of its deletion.
+                    if not self._watched and await self._nodes.find(self._settings.name) is None:
+                        self._lose()
                     return
                 await self._send(status, changed=changed)
                 return

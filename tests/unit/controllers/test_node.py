@@ -289,10 +289,25 @@ async def test_deleted_node_is_registered_again_at_once(make_bench):
     assert bench.controller.get_node_uid() == bench.node["metadata"]["uid"]
 
 
-async def test_deletion_nobody_told_of_is_found_by_the_next_report(make_bench):
+async def test_deletion_before_the_watch_has_begun_is_found_soon(make_bench):
     bench = make_bench()
     bench.start()
     await asyncio.sleep(1)
+    del bench.kube.objects[NODE]
+    await asyncio.sleep(11)
+    assert bench.ready["status"] == "True"
+    # Once the watch shows the node, it is no longer read.
+    bench.controller.handle_node(copy.deepcopy(bench.node))
+    before = len(bench.kube.made("GET"))
+    await asyncio.sleep(100)
+    assert len(bench.kube.made("GET")) == before
+
+
+async def test_deletion_that_the_watch_missed_is_found_by_the_next_report(make_bench):
+    bench = make_bench()
+    bench.start()
+    await asyncio.sleep(1)
+    bench.controller.handle_node(copy.deepcopy(bench.node))
     del bench.kube.objects[NODE]
     await asyncio.sleep(460)
     assert bench.ready["status"] == "True"

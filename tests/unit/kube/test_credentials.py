@@ -181,7 +181,7 @@ async def test_plugin_is_run_again_only_when_its_token_runs_out(tmp_path, monkey
 
 
 async def test_failing_plugin_says_why(tmp_path, caplog):
-    with pytest.raises(ConfigurationError, match="plug-in .* failed: .*no login"):
+    with pytest.raises(ConfigurationError, match=r"plug-in .* failed: .*no login"):
         await load_credentials(plugin(tmp_path, "import sys; sys.exit('no login')"))
 
 
