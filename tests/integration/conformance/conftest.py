@@ -2,8 +2,8 @@
 
 import docker
 import pytest
-from support.images import load_test_images
 
+from support.images import load_test_images
 from vkprovider.api import labels
 
 

@@ -1,8 +1,8 @@
 """The library's kubelet over the Docker runtime keeps every rule of ``PodProvider`` on a real engine."""
 
 import pytest
-from support.images import BUSYBOX_IMAGE
 
+from support.images import BUSYBOX_IMAGE
 from vkprovider.backends.docker.runtime import DockerRuntime
 from vkprovider.kubelet.provider import RuntimePodProvider
 from vkprovider.settings import PodSettings

@@ -1,8 +1,8 @@
 """The Docker runtime keeps every rule of the contract on a real engine."""
 
 import pytest
-from support.images import BUSYBOX_IMAGE
 
+from support.images import BUSYBOX_IMAGE
 from vkprovider.testing.conformance import RuntimeUnderTest, shell
 from vkprovider.testing.pytest_plugin import runtime_conformance
 
