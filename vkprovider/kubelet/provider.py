@@ -25,6 +25,7 @@ from vkprovider.errors import TransientError, VkproviderError
 from vkprovider.kubelet.actions import compute_pod_actions
 from vkprovider.kubelet.capabilities import RuntimeAttach, RuntimeExec, RuntimeLogs, RuntimePortForward
 from vkprovider.kubelet.credentials import Credential, read_node_credentials
+from vkprovider.kubelet.hooks import LifecycleHooks
 from vkprovider.kubelet.images import ImageManager
 from vkprovider.kubelet.node_status import RuntimeNodeStatus
 from vkprovider.kubelet.pleg import PodLifecycleEventGenerator
@@ -211,7 +212,7 @@ class RuntimePodProvider(PodProvider):
 
     def make_hooks(self, exec_capability: RuntimeExec) -> HookRunner | None:
         """What runs lifecycle hooks of containers."""
-        return None
+        return LifecycleHooks(self.runtime.exec_sync)
 
     def make_volumes(self, node: NodeContext) -> VolumeManager:
         """What provides volumes to pods of this node."""
@@ -265,7 +266,7 @@ class RuntimePodProvider(PodProvider):
             pod, facts, actions, state, context, status=status, on_sandbox_ready=publish
         )
         newest = self._generate(parts, pod, state, parts.cache.get(state.uid), newest)
-        if actions.to_reset or self._has_next_step(parts, pod, state):
+        if actions.to_reset or (outcome.progressed and self._has_next_step(parts, pod, state)):
             outcome.retry(0.0)
         return SyncResult(newest, terminal=newest["phase"] in _TERMINAL, requeue_after_s=outcome.retry_after_s)
 

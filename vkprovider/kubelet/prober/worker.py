@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS: Final = 3
 """Attempts per tick when the attempt itself fails. Source: pkg/kubelet/prober/prober.go, maxProbeRetries."""
+_BEAT_S: Final = 0.1
+"""Probes run at multiples of this, so that many share one wake-up; triggered and first ones do not wait for it."""
 RESTART_GRACE: Final = timedelta(seconds=10)
 """A container that started this long before us was there before us. Source: kubeletRestartGracePeriod."""
 
@@ -157,7 +160,7 @@ class ProbeWorker:
     def start(self, *, delay_s: float) -> None:
         """Begin: the first run comes after the delay, then one every period."""
         loop = asyncio.get_running_loop()
-        self._next_at = loop.time() + delay_s
+        self._next_at = _align(loop.time() + delay_s) if delay_s else loop.time()
         self._timer = loop.call_at(self._next_at, self._on_tick) if delay_s else loop.call_soon(self._on_tick)
 
     def stop(self) -> None:
@@ -195,7 +198,7 @@ class ProbeWorker:
 
     def _on_tick(self) -> None:
         loop = asyncio.get_running_loop()
-        self._next_at += self.period_s
+        self._next_at = _align(self._next_at + self.period_s)
         if self._next_at <= loop.time():
             # The loop was held up: like a ticker, leave out what was missed but keep the beat.
             self._next_at += self.period_s * ((loop.time() - self._next_at) // self.period_s + 1)
@@ -346,6 +349,14 @@ class ProbeWorker:
                 },
             )
             self._tools.on_result(self.uid)
+
+
+def _align(deadline: float) -> float:
+    """The next beat at or after a loop time.
+
+    Waking up costs more than most probes do; workers that share beats share wake-ups.
+    """
+    return math.ceil(deadline / _BEAT_S - 1e-6) * _BEAT_S
 
 
 def _find_status(status: v1.PodStatus, name: str) -> v1.ContainerStatus | None:
