@@ -31,16 +31,21 @@ def ctl(kubectl: Kubectl, namespace: str) -> Kubectl:
 
 
 @pytest.fixture
-def node(make_agent: AgentMaker, control_plane: ControlPlane, node_name: str, kubectl: Kubectl) -> Iterator[str]:
-    """A Docker node that is Ready and takes any pod that names it; deleted at the end."""
+def node(
+    make_agent: AgentMaker, control_plane: ControlPlane, node_name: str, ctl: Kubectl, engine: Engine
+) -> Iterator[str]:
+    """A Docker node that is Ready and takes any pod that names it; at the end its pods are deleted, and it with them."""
     agent = make_agent(
         control_plane.kubeconfig, node_name, arguments=["--register-with-taints=test.vkprovider.io/own=true:NoSchedule"]
     )
     agent.start()
     agent.wait_ready()
     yield node_name
+    ctl.run("delete", "deployments,jobs,pods", "--all", "--grace-period=1", "--wait=false")
+    wait_gone(ctl, "pods")
+    engine.wait_empty()
     agent.stop()
-    kubectl.run("delete", "node", node_name)
+    ctl.run("delete", "node", node_name)
 
 
 def on_node(node: str) -> dict[str, object]:
@@ -204,7 +209,7 @@ def test_an_image_that_cannot_be_had_backs_off_with_the_engines_words(node: str,
     never = make_pod("never", node)
     never["spec"]["containers"][0].update(image="registry.invalid/other:1", imagePullPolicy="Never")
     bad = make_pod("badname", node)
-    bad["spec"]["containers"][0]["image"] = "UPPER/case:1"
+    bad["spec"]["containers"][0]["image"] = "library/UPPER:1"
     ctl.apply(pod, never, bad)
 
     def waiting(name: str) -> str:

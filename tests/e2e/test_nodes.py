@@ -9,7 +9,7 @@ import pytest
 
 from support.controlplane import ControlPlane
 from support.kubectl import Kubectl
-from support.pods import AgentMaker, make_pod, wait_gone, wait_ready
+from support.pods import AgentMaker, event_reasons, make_pod, wait_gone, wait_ready
 from support.waiting import wait_for
 
 
@@ -52,8 +52,10 @@ def test_a_node_registers_with_what_a_kubelet_reports(
     assert lease["spec"]["leaseDurationSeconds"] == 40
     owner = lease["metadata"]["ownerReferences"][0]
     assert (owner["kind"], owner["name"], owner["uid"]) == ("Node", node_name, node["metadata"]["uid"])
-    described = kubectl.run("describe", "node", node_name)
-    assert "Starting kubelet." in described or "NodeReady" in described
+    wait_for(
+        lambda: {"Starting", "NodeReady"} <= event_reasons(kubectl.in_namespace("default"), node_name).keys(),
+        "the node's events",
+    )
     assert agent.healthz() == 200
 
 
