@@ -55,9 +55,11 @@ class SyncOutcome:
 
     Attributes:
         retry_after_s: Seconds until it is worth trying again what failed; None if nothing did.
+        progressed: Whether a sandbox or a container was started, so that more may be possible now.
     """
 
     retry_after_s: float | None = None
+    progressed: bool = False
 
     def retry(self, seconds: float) -> None:
         """Try again after so many seconds, or sooner if something else wants that."""
@@ -175,6 +177,7 @@ class PodSyncer:
             outcome.retry(_retry_after_s(error, engine.settings.backoff_period_s))
             return outcome
         if actions.create_sandbox:
+            outcome.progressed = True
             on_sandbox_ready()
         await self._start_all(run, actions, outcome)
         self._collect_garbage(state.uid)
@@ -362,6 +365,7 @@ class PodSyncer:
             outcome.retry(_retry_after_s(error, self._engine.settings.backoff_period_s))
             return False
         run.state.failures.pop(container.name, None)
+        outcome.progressed = True
         return True
 
     async def _start(self, run: _Run, container: ContainerFacts) -> None:

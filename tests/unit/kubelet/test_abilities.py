@@ -91,7 +91,7 @@ async def test_logs_of_now_and_of_the_instance_before(open_bench: Any) -> None:
         async def read(**options: Any) -> bytes:
             return b"".join([c async for c in logs.container_logs(pod.pod, "main", LogOptions(**options))])
 
-        with pytest.raises(InvalidPodError, match="is not available|waiting to start: ContainerCreating"):
+        with pytest.raises(InvalidPodError, match=r"is not available|waiting to start: ContainerCreating"):
             await read()
         await pod.run_for(1)
         bench.runtime.write_log(pod.container_id(), b"one\n")

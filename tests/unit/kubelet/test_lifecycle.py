@@ -429,3 +429,24 @@ async def test_fifty_failing_containers_do_not_delay_the_good_one(open_bench: An
         await pod.sync()
         assert "running" in pod.container("good")["state"]
         assert pod.container("bad07")["state"]["waiting"]["reason"] == "ErrImageNeverPull"
+
+
+async def test_failed_post_start_hook_kills_the_container_and_tells_no_secret(open_bench: Any) -> None:
+    async with open_bench() as bench:
+        hook = {"postStart": {"exec": {"command": ["sh", "-c", "echo hidden; exit 3"]}}}
+        pod = bench.drive(make_pod(containers=[make_container(lifecycle=hook), make_container("other")]))
+        await pod.sync()
+        assert pod.container()["state"]["waiting"]["reason"] == "PostStartHookError"
+        assert pod.messages("FailedPostStartHook") == ["PostStartHook failed"]
+        assert pod.messages("Killing") == ["FailedPostStartHook"]
+        assert "running" in pod.container("other")["state"]
+        await pod.run_for(12)
+        assert pod.container()["restartCount"] >= 1
+
+
+async def test_post_start_hook_holds_up_the_containers_after_it(open_bench: Any) -> None:
+    async with open_bench() as bench:
+        hook = {"postStart": {"sleep": {"seconds": 5}}}
+        pod = bench.drive(make_pod(containers=[make_container("a", lifecycle=hook), make_container("b")]))
+        await pod.run_for(10)
+        assert pod.times("Started") == [0, 5]

@@ -208,3 +208,49 @@ async def test_orphan_is_stopped_by_what_its_containers_tell(open_bench: Any) ->
         await driven.terminate(1)
         await driven.cleanup()
         assert await other.provider.list_pods() == []
+
+
+@pytest.mark.parametrize(("hook_s", "grace", "took"), [(3, 30, 3), (60, 10, 12), (9, 10, 11)])
+async def test_pre_stop_hook_is_part_of_the_grace_period(open_bench: Any, hook_s: int, grace: int, took: int) -> None:
+    async with open_bench() as bench:
+        hook = {"preStop": {"sleep": {"seconds": hook_s}}}
+        behaviour = {} if took == hook_s else STUBBORN
+        pod = bench.drive(make_pod(containers=[make_container(lifecycle=hook)], annotations=behaviour))
+        await pod.run_for(1)
+        began = asyncio.get_running_loop().time()
+        await pod.terminate(grace)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(took)
+
+
+async def test_hurried_termination_does_not_run_the_hook_again(open_bench: Any) -> None:
+    async with open_bench() as bench:
+        hook = {"preStop": {"exec": {"command": ["sh", "-c", "echo hook; sleep 20"]}}}
+        pod = bench.drive(make_pod(containers=[make_container(lifecycle=hook)]))
+        await pod.run_for(1)
+        runs: list[str] = []
+        original = bench.runtime.exec_sync
+
+        async def counted(container_id: Any, command: Any, **options: Any) -> Any:
+            runs.append(container_id)
+            return await original(container_id, command, **options)
+
+        killer = bench.provider._parts.killer
+        killer._hooks._exec_sync = counted
+        first = asyncio.create_task(pod.terminate(60))
+        await asyncio.sleep(5)
+        await cancel_and_wait([first])
+        began = asyncio.get_running_loop().time()
+        await pod.terminate(30)
+        assert runs == [pod.container_id()]
+        # Fifteen of the hook's twenty seconds were left.
+        assert asyncio.get_running_loop().time() - began == pytest.approx(15)
+
+
+async def test_failed_pre_stop_hook_is_told_and_does_not_hinder(open_bench: Any) -> None:
+    async with open_bench() as bench:
+        hook = {"preStop": {"exec": {"command": ["false"]}}}
+        pod = bench.drive(make_pod(containers=[make_container(lifecycle=hook)]))
+        await pod.run_for(1)
+        await pod.terminate()
+        assert pod.messages("FailedPreStopHook") == ["PreStopHook failed"]
+        assert "terminated" in pod.container()["state"]
