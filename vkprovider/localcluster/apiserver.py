@@ -118,6 +118,10 @@ class APIServer:
             verbose = "verbose" in request.query
             return web.Response(text="[+]ping ok\nhealthz check passed\n" if verbose else "ok")
         bare = path.rstrip("/") or "/"
+        if bare == "/openapi/v2":
+            protobuf = "proto-openapi" in request.headers.get("Accept", "")
+            kind = openapi.V2_PROTOBUF if protobuf else content.JSON
+            return web.Response(body=openapi.make_v2(protobuf=protobuf), content_type=kind)
         aggregated = bare in ("/api", "/apis") and self._wants_aggregated(request)
         key = f"{bare}?aggregated" if aggregated else bare
         data = self._documents.get(key)

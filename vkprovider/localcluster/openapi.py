@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from vkprovider.localcluster.registry import Registry, Resource
 from vkprovider.localcluster.schema import Field, find_message
+from vkprovider.localcluster.store import dumps
 
 Object = dict[str, Any]
 _SCALARS: Final[dict[str, Object]] = {
@@ -27,6 +28,8 @@ _SCALARS: Final[dict[str, Object]] = {
     "r": {"type": "object"},
     "f": {"type": "object"},
 }
+_TITLE: Final = "vkprovider local cluster"
+V2_PROTOBUF: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 _PARAMETERS: Final = ("pretty", "dryRun", "fieldManager", "fieldValidation", "force")
 
 
@@ -44,6 +47,20 @@ def make_index(registry: Registry) -> Object:
             path = f"apis/{resource.api_version}"
             paths[path] = {"serverRelativeURL": f"/openapi/v3/{path}"}
     return {"paths": paths}
+
+
+def make_v2(*, protobuf: bool) -> bytes:
+    """Answer of ``/openapi/v2``: a document without definitions.
+
+    kubectl asks for it, in protobuf only, to validate what the server cannot (a ``List``); kinds that it does not
+    find there are not validated.
+    """
+    if protobuf:
+        # message Document { string swagger = 1; Info info = 2; }, message Info { string title = 1; string version = 2; }
+        title = b"\x0a" + bytes([len(_TITLE)]) + _TITLE.encode() + b"\x12\x02v1"
+        return b"\x0a\x032.0\x12" + bytes([len(title)]) + title
+    info = {"title": _TITLE, "version": "v1"}
+    return dumps({"swagger": "2.0", "info": info, "paths": {}, "definitions": {}}).encode()
 
 
 def make_document(registry: Registry, group: str, version: str) -> Object:
@@ -65,7 +82,7 @@ def make_document(registry: Registry, group: str, version: str) -> Object:
                 item[method] = _operation(resource, gvk, method)
     return {
         "openapi": "3.0.0",
-        "info": {"title": "vkprovider local cluster", "version": "v1"},
+        "info": {"title": _TITLE, "version": "v1"},
         "paths": paths,
         "components": {"schemas": schemas},
     }

@@ -138,9 +138,8 @@ def _validate_container(
     _validate_resources(container.get("resources") or {}, f"{path}.resources", errors)
     _validate_security(container.get("securityContext") or {}, f"{path}.securityContext", errors)
     if kind == "ephemeralContainers":
-        for key in _NOT_EPHEMERAL:
-            if container.get(key):
-                errors.append(field_forbidden(f"{path}.{key}", "cannot be set for an Ephemeral Container"))
+        given = [key for key in _NOT_EPHEMERAL if container.get(key)]
+        errors += [field_forbidden(f"{path}.{key}", "cannot be set for an Ephemeral Container") for key in given]
     if name and name in names:
         errors.append(duplicate(f"{path}.name", name))
     names.add(name)

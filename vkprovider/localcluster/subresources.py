@@ -179,7 +179,7 @@ class Subresources:
         typed = {"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1"}
         request = conform(typed | {k: v for k, v in body.items() if k not in typed}, "authentication.TokenRequest")
         spec = request.setdefault("spec", {})
-        lifetime_s = spec.get("expirationSeconds", DEFAULT_TOKEN_S)
+        lifetime_s = spec.get("expirationSeconds") or DEFAULT_TOKEN_S
         if not MIN_TOKEN_S <= lifetime_s <= MAX_TOKEN_S:
             detail = (
                 "may not specify a duration less than 10 minutes"
