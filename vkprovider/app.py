@@ -74,7 +74,7 @@ class Node:
     ) -> None:
         self._settings = settings
         self._clock = clock or SystemClock()
-        self._runtime: ContainerRuntime | None = None
+        self._host_info: HostInfo | None = None
         self.provider = self._make_provider(provider or self._load_provider())
         self.ready = asyncio.Event()
         """Set once the API server has been told that the node is ready."""
@@ -123,7 +123,7 @@ class Node:
     def _make_provider(self, provider: PodProvider | ContainerRuntime) -> PodProvider:
         if isinstance(provider, PodProvider):
             return provider
-        self._runtime = provider
+        self._host_info = provider if isinstance(provider, HostInfo) else None
         return RuntimePodProvider(provider, self._settings.pods, root_dir=self._settings.root_dir)
 
     async def _join_cluster(self, client: KubeClient, identity: InstanceIdentity) -> str:
@@ -273,7 +273,7 @@ class Node:
 
     async def _check_cgroup_version(self) -> None:
         """Refuse a host with cgroup v1 if so configured, else warn once."""
-        if not isinstance(self._runtime, HostInfo) or (await self._runtime.host_resources()).cgroup_version != 1:
+        if self._host_info is None or (await self._host_info.host_resources()).cgroup_version != 1:
             return
         if self._settings.node.fail_cgroup_v1:
             raise ConfigurationError(

@@ -136,7 +136,8 @@ def read_kubelet_configuration(path: Path) -> KubeletConfigurationFile:
                 f"kubelet configuration {path}: {key} must be {expected!r}, found {raw.get(key)!r}"
             )
     target = _Target()
-    ignored, unknown = [], []
+    ignored: list[str] = []
+    unknown: list[str] = []
     for key, value in raw.items():
         if key in ("apiVersion", "kind") or value is None:
             continue
@@ -146,11 +147,11 @@ def read_kubelet_configuration(path: Path) -> KubeletConfigurationFile:
             except ValueError as error:
                 raise ConfigurationError(f"kubelet configuration {path}: {key}: {error}") from error
         else:
-            (ignored if key in _KNOWN_WITHOUT_EFFECT else unknown).append(key)
+            (ignored if key in _KNOWN_WITHOUT_EFFECT else unknown).append(str(key))
     if target.merge_default_evictions and "eviction_hard" in target.node:
         defaults = NodeSettings(name="").eviction_hard
         target.node["eviction_hard"] = {**defaults, **target.node["eviction_hard"]}
-    return KubeletConfigurationFile(raw, tuple(sorted(ignored)), tuple(sorted(map(str, unknown))), target)
+    return KubeletConfigurationFile(raw, tuple(sorted(ignored)), tuple(sorted(unknown)), target)
 
 
 def parse_taint(text: str) -> v1.Taint:

@@ -188,12 +188,16 @@ async def _choose_image(
         async with asyncio.timeout(PULL_TIMEOUT_S):
             await runtime.images.pull_image(ImageSpec(DEMO_IMAGE))
     except (VkproviderError, TimeoutError) as error:
-        from vkprovider.backends.docker import ensure_demo_image
-
-        image = await ensure_demo_image(runtime)
         reason = str(error) or f"no answer within {PULL_TIMEOUT_S:g} s"
-        out.say(f"it cannot be had ({escape(reason)}): made {image} on the engine instead")
-        return image, None
+        # Imported here: only this path needs the Docker SDK.
+        from vkprovider.backends.docker import infra_image
+        from vkprovider.backends.docker.images import DockerImages
+
+        if not isinstance(runtime.images, DockerImages):
+            raise
+        await infra_image.ensure_demo_image(runtime.images)
+        out.say(f"it cannot be had ({escape(reason)}): a tiny image made on the engine takes its place")
+        return infra_image.DEMO_IMAGE, None
     return DEMO_IMAGE, script
 
 
