@@ -46,6 +46,9 @@ from vkprovider.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+DECLARED_FEATURES = ("ExtendWebSocketsToKubelet",)
+"""Features of Kubernetes 1.36 that the node announces, since it really has them: the kubelet API speaks WebSocket itself."""
+
 WORKERS_STOP_S = 10.0
 FLUSH_S = 5.0
 NODE_STOP_S = 10.0
@@ -164,6 +167,7 @@ class Node:
             machine=await asyncio.to_thread(read_machine, settings.root_dir),
             instance_id=instance_id,
             get_kubelet_port=lambda: server.port,
+            declared_features=DECLARED_FEATURES,
             on_registered=lambda: lease.wake(),
         )
         lease = LeaseController(
