@@ -134,6 +134,9 @@ class LifecycleController:
                         step(item)
                     except status.APIStatusError as error:
                         logger.debug("Deletion step failed", extra={"item": item, "error": str(error)})
+                    except Exception:
+                        # One odd object must not end the deletion of all others.
+                        logger.exception("Deletion step failed", extra={"item": item})
                     # Long rows of deletions must not keep requests waiting.
                     await asyncio.sleep(0)
 

@@ -168,7 +168,7 @@ class Scheduler:
         """Schedule until cancelled."""
         store = self._objects.store
         pods, nodes = store.collection("pods"), store.collection("nodes")
-        changes = ChangeQueue(pods)
+        changes = ChangeQueue(pods, limit=None)
         nodes.listeners[changes] = None
         try:
             for stored in nodes.iterate():
@@ -257,6 +257,9 @@ class Scheduler:
                     self._schedule(key, stored)
                 except status.APIStatusError as error:
                     logger.warning("Scheduling failed", extra={"pod": "/".join(key), "error": str(error)})
+                except Exception:
+                    # A pod that cannot be understood must not keep the others waiting.
+                    logger.exception("Scheduling failed", extra={"pod": "/".join(key)})
             done += 1
             if done % _BATCH == 0:
                 await asyncio.sleep(0)

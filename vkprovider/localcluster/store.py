@@ -25,6 +25,8 @@ Key = tuple[str, str]
 HISTORY_EVENTS: Final = 10_000
 HISTORY_S: Final = 300.0
 SNAPSHOTS: Final = 64
+ENCODED_EVENTS: Final = 1_000
+QUEUED_CHANGES: Final = 20_000
 dumps: Final[Callable[[Any], str]] = json.JSONEncoder(
     separators=(",", ":"), ensure_ascii=False, check_circular=False
 ).encode
@@ -67,6 +69,11 @@ class Stored:
             ]
             data = self.encoded[""] = f"{{{','.join(parts)}}}".encode()
         return data
+
+    def forget_encodings(self) -> None:
+        """Give the memory of the encodings back; they are made anew when they are asked for."""
+        self.encoded.clear()
+        self._spec = None
 
     @property
     def encoded_spec(self) -> str:
@@ -224,6 +231,10 @@ class Collection:
         horizon = change.at - HISTORY_S
         while len(history) > HISTORY_EVENTS or history[0].at < horizon:
             self._dropped_version = history.popleft().version
+        if len(history) > ENCODED_EVENTS:
+            old = history[-ENCODED_EVENTS].stored
+            if self.find(*old.key) is not old:
+                old.forget_encodings()
         self._store.changed(self.name, change)
         for listener in tuple(self.listeners):
             listener.notify(change)
@@ -269,17 +280,26 @@ class Store:
 
 
 class ChangeQueue:
-    """A listener that one reader drains; the waiting part of watches and of the scheduler."""
+    """A listener that one reader drains; the waiting part of watches and of the scheduler.
 
-    def __init__(self, collection: Collection) -> None:
+    Args:
+        collection: What to listen to.
+        limit: Most changes that may wait; with more the queue is closed. None for no limit.
+    """
+
+    def __init__(self, collection: Collection, *, limit: int | None = QUEUED_CHANGES) -> None:
         self._collection = collection
+        self._limit = limit
         self._changes: list[Change] = []
         self._wakeup = asyncio.Event()
         self.closed = False
         collection.listeners[self] = None
 
     def notify(self, change: Change) -> None:
-        """Queue a change."""
+        """Queue a change; a reader that is too far behind is cut off, and lists again."""
+        if self._limit is not None and len(self._changes) >= self._limit:
+            self.close()
+            return
         self._changes.append(change)
         self._wakeup.set()
 

@@ -98,6 +98,30 @@ def test_snapshots_are_limited(monkeypatch):
     assert pods.snapshot(3, "") == ()
 
 
+async def test_a_reader_too_far_behind_is_cut_off():
+    pods = Store().collection("pods")
+    queue = ChangeQueue(pods, limit=2)
+    for name in "abc":
+        pods.put(make(name))
+    assert queue.closed
+    assert [c.stored.key[1] for c in await queue.take()] == ["a", "b"]
+    assert await queue.take() == []
+
+
+def test_encodings_of_old_versions_are_given_back(monkeypatch):
+    monkeypatch.setattr(store_module, "ENCODED_EVENTS", 2)
+    pods = Store().collection("pods")
+    current = pods.put(make("stays"))
+    old = pods.put(make("a"))
+    assert old.json
+    assert current.json
+    for _ in range(4):
+        pods.put(make("a"))
+    assert old.encoded == {}
+    assert current.encoded
+    assert json.loads(old.json) == old.obj
+
+
 async def test_a_queue_delivers_in_order_and_ends_when_closed():
     pods = Store().collection("pods")
     queue = ChangeQueue(pods)
