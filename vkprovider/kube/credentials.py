@@ -2,7 +2,7 @@
 
 Configuration is read by the official client (``kubernetes.aio.config``), so every kind of kubeconfig works: certificates, tokens,
 token files, exec plug-ins, ``tls-server-name``, ``insecure-skip-tls-verify``, ``proxy-url``. What may change while the process runs
-(token files, certificates on disk, plug-ins' tokens) is looked at again about once a minute, before it expires, and when the server
+is read again: files when they changed, looked at about once a minute; plug-ins' tokens before they expire; everything when the server
 answers 401. The TLS context stays the same object for good: a renewed certificate is loaded into it and used by new connections.
 """
 
@@ -49,8 +49,8 @@ class _Loaded:
     tls_server_name: str | None
     proxy: str | None
     authorization: str | None
-    expires_at: datetime | None
-    may_change: bool
+    expires_at: datetime | None = None
+    files: tuple[str, ...] = ()
 
 
 class _TLSContext(ssl.SSLContext):
@@ -144,32 +144,31 @@ class Credentials:
             if self._loaded_at > asked_at or (force and asked_at - self._loaded_at < _MIN_RELOAD_INTERVAL_S):
                 return self._current != before
             stamp_before = self._stamp
-            if force or self._needs_reload():
+            stamp = await asyncio.to_thread(_stamp, self._current)
+            if force or stamp != stamp_before or self._has_expired():
+                self._loaded_at = loop.time()
                 try:
                     self._current = await self._load()
                     await asyncio.to_thread(self._renew_certificate)
                 except ConfigurationError as error:
                     logger.warning("Credentials could not be renewed", extra={"error": str(error)})
-                self._loaded_at = loop.time()
             self._fresh_until = self._compute_fresh_until()
             return self._current != before or self._stamp != stamp_before
 
     def _compute_fresh_until(self) -> float:
         now = asyncio.get_running_loop().time()
         if self._current.expires_at is None:
-            return now + (RELOAD_PERIOD_S if self._current.may_change else 3600.0)
+            return now + RELOAD_PERIOD_S
         return now + max(5.0, (self._current.expires_at - datetime.now(UTC)).total_seconds() - EXPIRY_MARGIN_S)
 
-    def _needs_reload(self) -> bool:
-        if not self._current.may_change:
-            return False
+    def _has_expired(self) -> bool:
         expires_at = self._current.expires_at
-        # A plug-in is run again only when its token runs out; files are simply read.
-        return expires_at is None or expires_at - timedelta(seconds=EXPIRY_MARGIN_S) <= datetime.now(UTC)
+        return expires_at is not None and expires_at - timedelta(seconds=EXPIRY_MARGIN_S) <= datetime.now(UTC)
 
     def _renew_certificate(self) -> None:
         stamp = _stamp(self._current)
         if stamp == self._stamp or self._ssl_context is None:
+            self._stamp = stamp
             return
         try:
             if self._current.cert_file is not None:
@@ -189,11 +188,13 @@ if TYPE_CHECKING:
 
 
 def _stamp(loaded: _Loaded) -> tuple[object, ...]:
+    """Changes when one of the files that the configuration stands on does."""
     stamps: list[object] = []
-    for name in (loaded.cert_file, loaded.key_file, loaded.ca_file):
-        with contextlib.suppress(OSError, TypeError):
-            info = os.stat(name)  # type: ignore[arg-type]
-            stamps.append((name, info.st_mtime_ns, info.st_ino))
+    for name in (*loaded.files, loaded.cert_file, loaded.key_file, loaded.ca_file):
+        if name is not None:
+            with contextlib.suppress(OSError):
+                info = os.stat(name)
+                stamps.append((name, info.st_mtime_ns, info.st_ino, info.st_size))
     return tuple(stamps)
 
 
@@ -266,7 +267,7 @@ def _load_in_cluster() -> _Loaded:
         raise ConfigurationError(
             f"the service account's files in {_SERVICE_ACCOUNT} cannot be read ({error})"
         ) from error
-    return _from_configuration(configuration, may_change=True)
+    return _from_configuration(configuration, files=(str(_SERVICE_ACCOUNT / "token"),))
 
 
 async def _load_kubeconfig(path: Path, context: str | None, source: str) -> _Loaded:
@@ -300,9 +301,15 @@ async def _load_kubeconfig(path: Path, context: str | None, source: str) -> _Loa
         raise ConfigurationError(f"{source}: {await _explain_exec_failure(user['exec'])}")
     if not getattr(loader, "host", None):
         raise ConfigurationError(f"{source}: the cluster has no server URL")
-    files = ("client-certificate", "certificate-authority", "tokenFile", "exec", "auth-provider")
-    may_change = any(key in user for key in files)
-    return _from_configuration(configuration, may_change=may_change, expires_at=expires_at)
+    return _from_configuration(configuration, files=_list_files(path, user), expires_at=expires_at)
+
+
+def _list_files(path: Path, user: dict[str, Any]) -> tuple[str, ...]:
+    """Files that a kubeconfig stands on, besides certificates: itself, all parts of a list, and the token."""
+    files = [os.path.expanduser(name) for name in str(path).split(os.pathsep) if name]
+    if token_file := user.get("tokenFile"):
+        files.append(str(path.parent / token_file))
+    return tuple(files)
 
 
 def _is_readable(name: str) -> bool:
@@ -324,7 +331,7 @@ async def _explain_exec_failure(exec_config: Any) -> str:
 
 
 def _from_configuration(
-    configuration: Configuration, *, may_change: bool, expires_at: datetime | None = None
+    configuration: Configuration, *, files: tuple[str, ...], expires_at: datetime | None = None
 ) -> _Loaded:
     token = (configuration.api_key or {}).get("BearerToken")
     if token is not None:
@@ -341,7 +348,7 @@ def _from_configuration(
         proxy=configuration.proxy or _find_proxy(server),
         authorization=token,
         expires_at=expires_at,
-        may_change=may_change,
+        files=files,
     )
 
 
