@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
@@ -20,9 +21,10 @@ from vkprovider.aio.broadcast import Broadcast
 from vkprovider.aio.tasks import TaskPool, cancel_and_wait
 from vkprovider.api import labels, v1
 from vkprovider.api.pods import get_uid
-from vkprovider.api.reasons import EVENT_FAILED_KILL_POD, EVENT_NETWORK_NOT_READY, WARNING
+from vkprovider.api.reasons import EVENT_FAILED_KILL_POD, EVENT_NETWORK_NOT_READY, NORMAL, WARNING
 from vkprovider.errors import TransientError, VkproviderError
 from vkprovider.kubelet.actions import compute_pod_actions
+from vkprovider.kubelet.active_deadline import DEADLINE_EXCEEDED, DEADLINE_MESSAGE, find_remaining_s
 from vkprovider.kubelet.capabilities import RuntimeAttach, RuntimeExec, RuntimeLogs, RuntimePortForward
 from vkprovider.kubelet.credentials import Credential, read_node_credentials
 from vkprovider.kubelet.hooks import LifecycleHooks
@@ -96,7 +98,7 @@ class _Parts:
             burst=settings.registry_burst,
         )
         self.exec = RuntimeExec(runtime, self.cache)
-        self.hooks: HookRunner | None = provider.make_hooks(self.exec)
+        self.hooks: HookRunner = LifecycleHooks(runtime.exec_sync)
         self.probes: ProbeResults = ProbeManager(
             exec_probe=self.exec.exec_probe, on_result=self.changes.publish, clock=clock, started_at=self.started_at
         )
@@ -210,10 +212,6 @@ class RuntimePodProvider(PodProvider):
         if parts is not None:
             await parts.aclose()
 
-    def make_hooks(self, exec_capability: RuntimeExec) -> HookRunner | None:
-        """What runs lifecycle hooks of containers."""
-        return LifecycleHooks(self.runtime.exec_sync)
-
     def make_volumes(self, node: NodeContext) -> VolumeManager:
         """What provides volumes to pods of this node."""
         return self._make_volumes(node) if self._make_volumes is not None else VolumeGate(node.clock)
@@ -236,12 +234,35 @@ class RuntimePodProvider(PodProvider):
         parts = self._parts
         state = self._state(get_uid(pod))
         await self._settle(parts, state)
-        facts = state.facts = refresh_pod_facts(state.facts, pod)
+        state.facts = refresh_pod_facts(state.facts, pod)
         parts.probes.ensure_pod(pod, context)
         runtime_pod = parts.cache.get(state.uid)
         status = self._generate(parts, pod, state, runtime_pod, context.previous_status)
         if status["phase"] in _TERMINAL:
             return SyncResult(status, terminal=True)
+        remaining_s = find_remaining_s(pod, status, now=parts.node.clock.now())
+        if remaining_s is not None and remaining_s <= 0:
+            context.record_event(NORMAL, DEADLINE_EXCEEDED, DEADLINE_MESSAGE)
+            status |= {"phase": "Failed", "reason": DEADLINE_EXCEEDED, "message": DEADLINE_MESSAGE}
+            return SyncResult(status, terminal=True)
+        result = await self._bring_about(parts, pod, state, runtime_pod, status, context)
+        if remaining_s is None:
+            return result
+        requeue_s = remaining_s if result.requeue_after_s is None else min(remaining_s, result.requeue_after_s)
+        return replace(result, requeue_after_s=min(requeue_s, self.settings.sync_period_s))
+
+    async def _bring_about(
+        self,
+        parts: _Parts,
+        pod: v1.Pod,
+        state: PodState,
+        runtime_pod: RuntimePod,
+        status: v1.PodStatus,
+        context: PodContext,
+    ) -> SyncResult:
+        """Find out what is missing, and do it as far as can be done now."""
+        assert state.facts is not None
+        facts = state.facts
         restart_all = any(
             c["type"] == ALL_CONTAINERS_RESTARTING and c["status"] == "True" for c in status["conditions"]
         )

@@ -70,6 +70,8 @@ class Driven:
         try:
             while not self.terminal:
                 result = await self.sync()
+                if self.terminal:
+                    break
                 due = min(end, loop.time() + (60.0 if result.requeue_after_s is None else result.requeue_after_s))
                 if not await self._changed_before(changes, due) and due >= end:
                     break

@@ -450,3 +450,25 @@ async def test_post_start_hook_holds_up_the_containers_after_it(open_bench: Any)
         pod = bench.drive(make_pod(containers=[make_container("a", lifecycle=hook), make_container("b")]))
         await pod.run_for(10)
         assert pod.times("Started") == [0, 5]
+
+
+async def test_pod_past_its_active_deadline_fails_and_is_stopped(open_bench: Any) -> None:
+    async with open_bench() as bench:
+        pod = bench.drive(make_pod(activeDeadlineSeconds=100))
+        await pod.run_for(20)
+        assert pod.status["phase"] == "Running"
+        pod.pod = {**pod.pod, "spec": {**pod.pod["spec"], "activeDeadlineSeconds": 40}}
+        await pod.run_for(200)
+        assert pod.terminal
+        assert asyncio.get_running_loop().time() == pytest.approx(40, abs=1)
+        await pod.terminate()
+        message = "Pod was active on the node longer than the specified deadline"
+        assert (pod.status["phase"], pod.status["reason"], pod.status["message"]) == (
+            "Failed",
+            "DeadlineExceeded",
+            message,
+        )
+        assert [e for e in pod.recording.events if e.reason == "DeadlineExceeded"] == [
+            ("Normal", "DeadlineExceeded", message, None)
+        ]
+        assert pod.container()["state"]["terminated"]["exitCode"] == 0
