@@ -66,65 +66,86 @@ class Demultiplexer:
         return payloads
 
 
-class LineStamper:
-    """Puts together lines that the engine split and stamped part by part.
+class StampedLines:
+    """Reads what the engine gives with time stamps: for one stream, part by part.
 
-    With timestamps the engine prefixes every part of a split line. This keeps the first stamp and drops the others, so that
-    a line appears as it was written. Give it whole frames of one stream.
+    The engine stamps every part of a line that it split. Only the first stamp is shown, so that a line appears as it was
+    written; or none, where stamps serve only to know how far one has come. After a new start, entries that have been shown
+    already are left out.
+
+    Args:
+        show_stamps: Whether lines are shown with their stamps.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, show_stamps: bool) -> None:
+        self._show_stamps = show_stamps
         self._in_line = False
+        self._last = b""
+        self._repeats = 0
+        self._overlap = 0
 
-    def feed(self, frame: bytes) -> bytes:
-        """What to show for one frame: a time stamp, a blank and text."""
-        stamp, blank, text = frame.partition(b" ")
+    @property
+    def last(self) -> bytes:
+        """Stamp of the last entry shown; empty before the first."""
+        return self._last
+
+    def restart(self) -> None:
+        """What follows begins again at or before the last entry shown."""
+        self._overlap = self._repeats
+
+    def feed(self, entry: bytes) -> bytes:
+        """What to show of one entry: a time stamp, a blank and text."""
+        stamp, blank, text = entry.partition(b" ")
         if not blank or len(stamp) > _TIMESTAMP_END:
-            return frame
-        shown = text if self._in_line else format_stamp(stamp) + b" " + text
+            return entry
+        stamp = format_stamp(stamp)
+        if self._overlap:
+            if stamp < self._last:
+                return b""
+            if stamp == self._last:
+                self._overlap -= 1
+                return b""
+            self._overlap = 0
+        self._repeats = self._repeats + 1 if stamp == self._last else 1
+        self._last = stamp
+        shown = stamp + b" " + text if self._show_stamps and not self._in_line else text
         self._in_line = not text.endswith(b"\n")
         return shown
 
 
-class TerminalLineStamper:
-    """The same for the raw log of a terminal, which has no frames: parts are told by their length."""
+class TerminalEntries:
+    """Finds the entries in the stamped log of a terminal, which has no frames: parts are told by their length."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._in_line = False
 
-    def feed(self, data: bytes) -> bytes:
-        """What to show of this chunk; an incomplete part is held back."""
+    def feed(self, data: bytes) -> list[bytes]:
+        """Entries that this chunk completes."""
         self._buffer += data
-        shown = bytearray()
+        entries: list[bytes] = []
+        position = 0
         while True:
-            blank = self._buffer.find(b" ", 0, _TIMESTAMP_END)
+            blank = self._buffer.find(b" ", position, position + _TIMESTAMP_END)
             if blank < 0:
-                if len(self._buffer) >= _TIMESTAMP_END:  # no stamp where there must be one: show it as it is
-                    shown += self._buffer
-                    self._buffer.clear()
+                if len(self._buffer) - position >= _TIMESTAMP_END:  # no stamp where there must be one: take it as it is
+                    entries.append(bytes(self._buffer[position:]))
+                    position = len(self._buffer)
                 break
             start = blank + 1
             newline = self._buffer.find(b"\n", start, start + PARTIAL_BYTES)
             end = newline + 1 if newline >= 0 else start + PARTIAL_BYTES
             if len(self._buffer) < end:
                 break
-            self._show(shown, end)
-        return bytes(shown)
+            entries.append(bytes(self._buffer[position:end]))
+            position = end
+        del self._buffer[:position]
+        return entries
 
-    def finish(self) -> bytes:
-        """What was held back, at the end of the log."""
-        shown = bytearray()
-        if self._buffer:
-            self._show(shown, len(self._buffer))
-        return bytes(shown)
-
-    def _show(self, shown: bytearray, end: int) -> None:
-        part = bytes(self._buffer[:end])
-        del self._buffer[:end]
-        stamp, blank, text = part.partition(b" ")
-        shown += text if self._in_line and blank else format_stamp(stamp) + blank + text
-        self._in_line = not part.endswith(b"\n")
+    def finish(self) -> list[bytes]:
+        """The incomplete entry that was held back, at the end of the log."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return [rest] if rest else []
 
 
 def format_stamp(stamp: bytes) -> bytes:

@@ -143,10 +143,10 @@ def parse_host(text: str, *, origin: str, tls: TLSFiles | None) -> Endpoint:
         )
     parts = urlsplit(text)
     try:
-        port = parts.port
+        port, malformed = parts.port, False
     except ValueError:
-        port = None
-    if parts.scheme not in ("tcp", "http", "https") or not parts.hostname or parts.path not in ("", "/"):
+        port, malformed = None, True
+    if malformed or parts.scheme not in ("tcp", "http", "https") or not parts.hostname or parts.path not in ("", "/"):
         raise ConfigurationError(
             f"{text!r} (from {origin}) is not an engine's address; expected unix:///path/to/docker.sock or tcp://host:port"
         )

@@ -100,11 +100,17 @@ class DockerImages(ImageService):
         document = await self._find(image.image)
         if document is None:
             return
+        users = await self._client.call(
+            lambda sdk: sdk.containers(all=True, filters={"ancestor": document["Id"]}), doing="list containers"
+        )
+        if users:
+            names = ", ".join(sorted(str(name).lstrip("/") for user in users for name in user.get("Names") or ()))
+            raise ConflictError(f"failed to remove image {image.image!r}: used by {names}")
         self._inspections.clear()
         # The engine removes an image of several tags only tag by tag, unless forced, which would untag it under
         # containers that use it. Source: cri-dockerd core/image.go, RemoveImage.
-        names = document.get("RepoTags") or document.get("RepoDigests") or []
-        for name in names if len(names) > 1 else [document["Id"]]:
+        tags = document.get("RepoTags") or document.get("RepoDigests") or []
+        for name in tags if len(tags) > 1 else [document["Id"]]:
             await self._remove(name)
 
     async def _remove(self, name: str) -> None:
