@@ -85,12 +85,9 @@ def generate_pod_status(pod: v1.Pod, facts: PodFacts, runtime_pod: RuntimePod, i
     ephemeral = generate(facts.ephemeral, previous.get("ephemeralContainerStatuses")) if facts.ephemeral else []
     status: v1.PodStatus = {}
     phase = compute_phase(pod, facts, runtime_pod, [*apps, *init], is_terminal=inputs.is_terminal)
-    for known in (previous.get("phase"), api_status.get("phase")):
-        # What has ended stays ended.
-        if phase not in _TERMINAL and known in _TERMINAL:
-            phase = known or phase
-    if api_status.get("phase") in _TERMINAL:
-        phase = api_status["phase"]
+    # What has ended stays as it ended, whatever its containers say when they are stopped.
+    known = (phase for phase in (api_status.get("phase"), previous.get("phase")) if phase in _TERMINAL)
+    phase = next(known, phase)
     status["phase"] = phase
     if phase == previous.get("phase"):
         if reason := previous.get("reason") or api_status.get("reason"):
