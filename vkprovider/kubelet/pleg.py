@@ -233,6 +233,8 @@ class PodLifecycleEventGenerator:
                 await self.relist()
             except VkproviderError as error:
                 logger.warning("Cannot list the runtime", extra={"error": str(error)})
+            except Exception:
+                logger.exception("Listing the runtime failed, trying again")
 
     async def _follow_events(self, runtime: RuntimeEvents) -> None:
         pause_s = 1.0
@@ -247,6 +249,8 @@ class PodLifecycleEventGenerator:
                 logger.info("The runtime ended its events, subscribing again")
             except VkproviderError as error:
                 logger.warning("Lost the runtime's events, subscribing again", extra={"error": str(error)})
+            except Exception:
+                logger.exception("Following the runtime's events failed, subscribing again")
             self._following_since = None
             self._relist_wanted.set()
             await asyncio.sleep(pause_s)

@@ -41,6 +41,8 @@ class PodState:
         task = asyncio.create_task(_capture(work), name=f"pod-{self.uid}:{name}")
         self._in_flight.add(task)
         task.add_done_callback(self._in_flight.discard)
+        # A task that is cancelled before its first step never comes to the work.
+        task.add_done_callback(lambda _: work.close())
         return task
 
     async def finish(self, task: asyncio.Task[tuple[T | None, Exception | None]]) -> T:
