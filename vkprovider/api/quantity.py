@@ -100,19 +100,7 @@ class Quantity:
 
         Source: quantity.go, CanonicalizeBytes.
         """
-        if not self.nanos:
-            return "0"
-        whole = self.nanos % NANOS_PER_UNIT == 0
-        # Small and fractional amounts would lose by a binary suffix, so they are written as decimals.
-        if self.format is QuantityFormat.BINARY_SI and whole and abs(self.nanos) >= 1024 * NANOS_PER_UNIT:
-            number, power = _strip_factors(self.nanos // NANOS_PER_UNIT, 1024, limit=6)
-            return f"{number}{_BINARY_SUFFIXES[power]}"
-        decimal = self.format is not QuantityFormat.DECIMAL_EXPONENT
-        number, thousands = _strip_factors(self.nanos, 1000, limit=9 if decimal else None)
-        exponent = 3 * thousands - 9
-        if decimal:
-            return f"{number}{_DECIMAL_SUFFIXES[exponent]}"
-        return f"{number}e{exponent}" if exponent else str(number)
+        return _canonical_text(self.nanos, self.format)
 
     def value(self) -> int:
         """The amount as a whole number, rounded up (away from zero).
@@ -127,6 +115,23 @@ class Quantity:
         Source: quantity.go, MilliValue.
         """
         return _ceil_away(self.nanos, _NANOS_PER_MILLI)
+
+
+@lru_cache(maxsize=4096)
+def _canonical_text(nanos: int, format: QuantityFormat) -> str:
+    if not nanos:
+        return "0"
+    whole = nanos % NANOS_PER_UNIT == 0
+    # Small and fractional amounts would lose by a binary suffix, so they are written as decimals.
+    if format is QuantityFormat.BINARY_SI and whole and abs(nanos) >= 1024 * NANOS_PER_UNIT:
+        number, power = _strip_factors(nanos // NANOS_PER_UNIT, 1024, limit=6)
+        return f"{number}{_BINARY_SUFFIXES[power]}"
+    decimal = format is not QuantityFormat.DECIMAL_EXPONENT
+    number, thousands = _strip_factors(nanos, 1000, limit=9 if decimal else None)
+    exponent = 3 * thousands - 9
+    if decimal:
+        return f"{number}{_DECIMAL_SUFFIXES[exponent]}"
+    return f"{number}e{exponent}" if exponent else str(number)
 
 
 def _strip_factors(value: int, factor: int, *, limit: int | None) -> tuple[int, int]:
