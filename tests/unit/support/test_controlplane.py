@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from support.child import is_alive
 from support.controlplane import ControlPlane, ControlPlaneError
 from support.controlplane_build import PROGRAMS
+from support.waiting import wait_for
 
 
 @pytest.fixture
@@ -45,22 +47,18 @@ def test_a_start_that_takes_too_long_leaves_no_process(tmp_path, binaries):
         (binaries / name).write_text("#!/bin/sh\nexec sleep 60\n")
     plane = ControlPlane(tmp_path / "cp", binaries=binaries)
     pids = []
-
-    def note(run: Path) -> None:
-        pids.extend(int(path.read_text()) for path in run.glob("*.pid"))
-
     original = plane._wait_ready
 
     def wait_ready(run, supervisor, deadline):
-        try:
-            original(run, supervisor, deadline)
-        finally:
-            note(run)
+        files = [run / "etcd.pid", run / "kube-apiserver.pid"]  # the others wait for the API server
+        wait_for(lambda: all(path.exists() for path in files), "the programs", timeout_s=60)
+        pids.extend(int(path.read_text()) for path in files)
+        original(run, supervisor, time.monotonic())
 
     plane._wait_ready = wait_ready
     with pytest.raises(ControlPlaneError, match="not ready in time"):
-        plane.start(timeout_s=1)
-    assert len(pids) == 2  # the others wait for the API server
+        plane.start()
+    assert len(pids) == 2
     assert not any(is_alive(pid) for pid in pids)
 
 
