@@ -228,20 +228,25 @@ def _merge_list(original: list[Any], patch: list[Any], field: Field | None, orde
     if field is None or field.merge_key is None or not field.shape.startswith("[]"):
         return [_strip(item) for item in patch] if patch or order is None else original
     if not field.merge_key:
+        if not all(isinstance(item, str | int | float) for item in patch):
+            raise status.bad_request(f"expected a list of scalars in {field.name}")
         merged = original + [item for item in dict.fromkeys(patch) if item not in original]
         merged = _reorder(merged, original, patch, None)
         return _reorder(merged, original, order, None) if order is not None else merged
     key = field.merge_key
     message = find_message(field.type)
-    if any(isinstance(item, dict) and item.get(_DIRECTIVE) == "replace" for item in patch):
+    odd = next((item for item in patch if not isinstance(item, dict)), None)
+    if odd is not None:
+        raise status.bad_request(f"expected a list of maps in {field.name}, found {odd!r}")
+    if any(item.get(_DIRECTIVE) == "replace" for item in patch):
         return [_strip(item) for item in patch if item.get(_DIRECTIVE) != "replace" or len(item) > 1]
     result: list[Any] = list(original)
     for item in patch:
-        if not isinstance(item, dict):
-            raise status.bad_request(f"expected a list of maps in {field.name}, found {item!r}")
         if key not in item:
             shown = " ".join(f"{name}:{value}" for name, value in item.items())
             raise status.APIStatusError(500, "", f"map: map[{shown}] does not contain declared merge key: {key}")
+        if not isinstance(item[key], str | int | float):
+            raise status.bad_request(f"merge key {key} in {field.name} is no scalar: {item[key]!r}")
         matches = [i for i, present in enumerate(result) if isinstance(present, dict) and present.get(key) == item[key]]
         if item.get(_DIRECTIVE) == "delete":
             result = [present for i, present in enumerate(result) if i not in matches]
@@ -268,20 +273,22 @@ def _reorder(merged: list[Any], server: list[Any], order: list[Any], key: str | 
     """Order of ``$setElementOrder``; items the patch does not know keep their place relative to the others."""
 
     def identity(item: Any) -> Any:
-        return item.get(key) if key is not None and isinstance(item, dict) else item
+        found = item.get(key) if key is not None and isinstance(item, dict) else item
+        return found if isinstance(found, str | int | float) else None
 
-    wanted = [identity(item) for item in order]
-    positions = [identity(item) for item in server]
-    right = sorted((item for item in merged if identity(item) in wanted), key=lambda item: wanted.index(identity(item)))
-    left = [item for item in merged if identity(item) not in wanted]
+    wanted = {identity(item): index for index, item in enumerate(order)}
+    positions = {identity(item): index for index, item in enumerate(server)}
+    named = [(identity(item), item) for item in merged]
+    right = sorted((pair for pair in named if pair[0] in wanted), key=lambda pair: wanted[pair[0]])
+    left = [pair for pair in named if pair[0] not in wanted]
     result: list[Any] = []
     i = j = 0
     while i < len(left) and j < len(right):
-        a, b = identity(left[i]), identity(right[j])
-        if a in positions and b in positions and positions.index(a) < positions.index(b):
-            result.append(left[i])
+        a, b = positions.get(left[i][0]), positions.get(right[j][0])
+        if a is not None and b is not None and a < b:
+            result.append(left[i][1])
             i += 1
         else:
-            result.append(right[j])
+            result.append(right[j][1])
             j += 1
-    return result + left[i:] + right[j:]
+    return result + [item for _, item in left[i:]] + [item for _, item in right[j:]]

@@ -172,6 +172,20 @@ def test_strategic_item_without_its_merge_key_is_an_error():
         strategic({"spec": {}}, {"spec": {"containers": [{"image": "x"}]}})
 
 
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"spec": {"containers": [{"name": {"a": 1}}]}},
+        {"spec": {"containers": ["x"]}},
+        {"metadata": {"finalizers": [{"a": 1}]}},
+    ],
+)
+def test_strategic_odd_shapes_are_400(patch):
+    with pytest.raises(APIStatusError) as caught:
+        apply_strategic({"spec": {"containers": [{"name": "c"}]}, "metadata": {"finalizers": ["f"]}}, patch, POD)
+    assert caught.value.code == 400
+
+
 def test_strategic_unknown_directive_is_an_error():
     with pytest.raises(APIStatusError, match="Unknown patch type"):
         strategic({}, {"$patch": "frob"})
