@@ -89,7 +89,13 @@ class PodClient:
         """
         body = {"metadata": {"uid": uid}, "status": status}
         path = f"{_path(namespace, name)}/status"
-        pod = await self._client.request("PATCH", path, body=body, content_type=STRATEGIC_MERGE_PATCH)
+        try:
+            pod = await self._client.request("PATCH", path, body=body, content_type=STRATEGIC_MERGE_PATCH)
+        except KubeAPIError as error:
+            if error.status == 422 and "metadata.uid" in error.message:
+                # The server calls another UID an immutable field; to us it is the precondition that failed.
+                raise KubeAPIError(error.message, status=409, kube_reason="Conflict") from error
+            raise
         return strip_managed_fields(cast(v1.Pod, pod))
 
     async def delete(self, namespace: str, name: str, uid: v1.PodUID) -> None:
