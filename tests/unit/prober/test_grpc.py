@@ -10,7 +10,7 @@ import h2.events
 import pytest
 
 from vkprovider.kubelet.prober.grpc import check_health
-from vkprovider.kubelet.prober.probes import ProbeAttempt, ProbeOutcome, run_probe
+from vkprovider.kubelet.prober.probes import ProbeAttempt, ProbeOutcome, Prober
 
 Serve = Callable[..., Awaitable[int]]
 
@@ -161,7 +161,7 @@ async def test_probe_of_a_pod(serve: Serve) -> None:
     port = await serve(health_server(statuses={"": 1, "db": 2}))
 
     async def run(**action: Any) -> ProbeAttempt:
-        return await run_probe({"grpc": {"port": port, **action}}, {}, {}, pod_ip="127.0.0.1", exec_probe=None)
+        return await Prober({"grpc": {"port": port, **action}}, {}, exec_probe=None).attempt({}, pod_ip="127.0.0.1")
 
     assert await run() == ProbeAttempt(ProbeOutcome.SUCCESS)
     assert await run(service="db") == ProbeAttempt(

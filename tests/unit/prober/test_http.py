@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from vkprovider.kubelet.prober.http import HTTPFailureError, HTTPResponse, get, make_request, resolve_port
-from vkprovider.kubelet.prober.probes import ProbeAttempt, ProbeOutcome, run_probe
+from vkprovider.kubelet.prober.probes import ProbeAttempt, ProbeOutcome, Prober
 
 Serve = Callable[..., Awaitable[int]]
 
@@ -216,7 +216,7 @@ async def test_unknown_ports_are_errors_of_the_probe(port: Any, message: str) ->
         resolve_port(port, CONTAINER)
     assert str(caught.value) == message
     for kind in ("httpGet", "tcpSocket"):
-        got = await run_probe({kind: {"port": port}}, {}, CONTAINER, pod_ip="127.0.0.1", exec_probe=None)
+        got = await Prober({kind: {"port": port}}, CONTAINER, exec_probe=None).attempt({}, pod_ip="127.0.0.1")
         assert got == ProbeAttempt(ProbeOutcome.UNKNOWN, error=message)
 
 
@@ -270,7 +270,7 @@ async def test_redirect_to_another_host_is_a_warning(serve: Serve) -> None:
 
 async def probe(port: int, **extra: Any) -> ProbeAttempt:
     spec = {"httpGet": {"port": port, "path": "/"}, "timeoutSeconds": 5, **extra}
-    return await run_probe(spec, {}, {"name": "c"}, pod_ip="127.0.0.1", exec_probe=None)
+    return await Prober(spec, {"name": "c"}, exec_probe=None).attempt({}, pod_ip="127.0.0.1")
 
 
 @pytest.mark.parametrize(

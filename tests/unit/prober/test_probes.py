@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from vkprovider.kubelet.prober.probes import ProbeAttempt, ProbeOutcome, run_probe
+from vkprovider.kubelet.prober.probes import ProbeAttempt, ProbeOutcome, Prober
 
 Serve = Callable[..., Awaitable[int]]
 
 
 async def attempt(spec: Any, *, exec_probe: Any = None, container: Any = None) -> ProbeAttempt:
-    return await run_probe(spec, {}, container or {"name": "c"}, pod_ip="127.0.0.1", exec_probe=exec_probe)
+    return await Prober(spec, container or {"name": "c"}, exec_probe=exec_probe).attempt({}, pod_ip="127.0.0.1")
 
 
 async def test_tcp_port_that_accepts_is_well(serve: Serve) -> None:
