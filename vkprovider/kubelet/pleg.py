@@ -24,6 +24,7 @@ from vkprovider.errors import NotFoundError, TransientError, VkproviderError
 from vkprovider.kubelet.pod_cache import PodCache
 from vkprovider.kubelet.runtime_state import ContainerRecord, make_record
 from vkprovider.kubelet.termination_message import TerminationMessageReader
+from vkprovider.metrics import KubeletMetrics
 from vkprovider.provider import cri
 from vkprovider.provider.container_runtime import ContainerRuntime, RuntimeEvents
 
@@ -49,6 +50,7 @@ class PodLifecycleEventGenerator:
         messages: Reads termination messages.
         selector: Ownership labels: nothing else in the runtime is ours.
         relist_period_s: Seconds between full lists while events flow.
+        metrics: What lists are counted into; None for nothing.
 
     Attributes:
         last_relist_at: Loop time of the last full list, or None before the first.
@@ -64,6 +66,7 @@ class PodLifecycleEventGenerator:
         *,
         selector: Mapping[str, str],
         relist_period_s: float,
+        metrics: KubeletMetrics | None = None,
     ) -> None:
         self._runtime = runtime
         self._cache = cache
@@ -72,6 +75,8 @@ class PodLifecycleEventGenerator:
         self._messages = messages
         self._selector = dict(selector)
         self._relist_period_s = relist_period_s
+        self._metrics = metrics or KubeletMetrics()
+        self._relist_began_at: float | None = None
         self._following_since: float | None = None
         self._relist_wanted = asyncio.Event()
         self._readers: dict[str, _Reader] = {}
@@ -99,6 +104,10 @@ class PodLifecycleEventGenerator:
         Raises:
             TransientError: The runtime did not answer; what was read stays.
         """
+        began = self._clock.monotonic()
+        if self._relist_began_at is not None:
+            self._metrics.pleg_relist_interval.observe(began - self._relist_began_at)
+        self._relist_began_at = began
         known = set(self._cache.iter_ids())
         sandboxes, containers = await self._list(self._selector)
         work: list[Awaitable[None]] = []
@@ -115,6 +124,8 @@ class PodLifecycleEventGenerator:
         work += [self._notice(id) for id in known - listed if self._cache.find_owner(id) is not None]
         await _gather(work)
         self.last_relist_at = self._clock.monotonic()
+        self._metrics.pleg_relist_duration.observe(self.last_relist_at - began)
+        self._metrics.pleg_last_seen.set(self._clock.now().timestamp())
 
     async def relist_pod(self, uid: v1.PodUID) -> None:
         """Read everything of one pod anew, after something of unknown outcome was done to it. Tells nobody.
@@ -189,8 +200,8 @@ class PodLifecycleEventGenerator:
         try:
             yield
         finally:
-            missed = self._own.pop(id, False)
-            if missed:
+            ended = self._own.pop(id, False)
+            if ended and self._seems_running(id):
                 self._refresh_soon(id)
 
     @contextlib.contextmanager
@@ -260,7 +271,6 @@ class PodLifecycleEventGenerator:
         id, kind = event.container_id, event.type
         if kind is cri.ContainerEventType.CREATED:
             return
-        container, sandbox = self._cache.find_container(id), self._cache.find_sandbox(id)
         if kind is cri.ContainerEventType.DELETED:
             if id not in self._own and (uid := self._cache.drop(id)) is not None:
                 self._changes.publish(uid)
@@ -269,17 +279,20 @@ class PodLifecycleEventGenerator:
             if kind is cri.ContainerEventType.STOPPED:
                 self._own[id] = True
             return
-        if container is None and sandbox is None:
+        if self._cache.find_owner(id) is None:
             if event.pod_uid in self._pods_in_creation:
                 return
             # A container of ours that we have not heard of: left from an action whose outcome we never learned.
             self._relist_wanted.set()
             return
-        running = (container is not None and container.is_running) or (
+        if self._seems_running(id) is not (kind is cri.ContainerEventType.STARTED):
+            self._refresh_soon(id)
+
+    def _seems_running(self, id: str) -> bool:
+        container, sandbox = self._cache.find_container(id), self._cache.find_sandbox(id)
+        return (container is not None and container.is_running) or (
             sandbox is not None and sandbox.state is cri.SandboxState.READY
         )
-        if running is not (kind is cri.ContainerEventType.STARTED):
-            self._refresh_soon(id)
 
     def _refresh_soon(self, id: str) -> None:
         if id not in self._refreshes:
