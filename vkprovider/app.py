@@ -23,6 +23,7 @@ from vkprovider.controllers.identity import InstanceIdentity, acquire_identity, 
 from vkprovider.controllers.lease import LeaseController
 from vkprovider.controllers.machine import read_machine
 from vkprovider.controllers.node import NodeController
+from vkprovider.controllers.node_status import make_kubelet_version
 from vkprovider.controllers.orphans import OrphanCollector
 from vkprovider.controllers.pod_source import PodSource
 from vkprovider.controllers.pod_workers import PodWorkers
@@ -37,11 +38,12 @@ from vkprovider.kube.nodes import NodeClient
 from vkprovider.kube.objects import CachedObjectStore
 from vkprovider.kube.pods import PodClient
 from vkprovider.kubelet.provider import RuntimePodProvider
+from vkprovider.metrics import KubeletMetrics
 from vkprovider.provider.capabilities import ResourceAccountingCapability
 from vkprovider.provider.container_runtime import ContainerRuntime, HostInfo
 from vkprovider.provider.pod_provider import NodeContext, PodProvider
 from vkprovider.provider.registry import ProviderOptions, load_factory
-from vkprovider.server import HealthChecks, HealthzServer, KubeletServer, effective_configuration
+from vkprovider.server import HealthChecks, HealthzServer, KubeletServer, effective_configuration, effective_flags
 from vkprovider.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -156,6 +158,7 @@ class Node:
     ) -> None:
         settings, clock, provider = self._settings, self._clock, self.provider
         name = settings.node.name
+        metrics = KubeletMetrics(name, git_version=make_kubelet_version())
         pods = PodClient(client)
         events = EventRecorder(EventClient(client), node_name=name, settings=settings.pods, clock=clock)
         node = NodeController(
@@ -177,17 +180,23 @@ class Node:
             get_node_uid=node.get_node_uid,
             clock=clock,
         )
+        objects = CachedObjectStore(client)
         context = NodeContext(
             node_name=name,
             cluster_uid=cluster_uid,
-            objects=CachedObjectStore(client),
+            objects=objects,
             host_ips=tuple(node.get_host_ips()),
             get_allocatable=node.get_allocatable,
             get_capacity=node.get_capacity,
             clock=clock,
+            metrics=metrics,
         )
         statuses = StatusManager(
-            pods, get_host_ips=node.get_host_ips, clock=clock, on_deleted=lambda uid: workers.handle_absent(uid)
+            pods,
+            get_host_ips=node.get_host_ips,
+            clock=clock,
+            on_deleted=lambda uid: workers.handle_absent(uid),
+            metrics=metrics,
         )
         accounting = provider.find_capability(ResourceAccountingCapability)  # type: ignore[type-abstract]
         workers = PodWorkers(
@@ -210,6 +219,8 @@ class Node:
             client=client,
             clock=clock,
             configuration=effective_configuration(settings),
+            metrics=metrics,
+            flags=effective_flags(settings),
         )
         logger.info(
             "Starting node",
@@ -221,6 +232,7 @@ class Node:
             },
         )
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(objects.aclose)
             stack.push_async_callback(provider.stop)
             if settings.server.healthz_port:
                 await stack.enter_async_context(_serving_health(settings, node))

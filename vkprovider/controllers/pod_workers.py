@@ -42,6 +42,8 @@ ORPHAN_GRACE_S = 1
 """Grace period of pods that the API server does not know. Source: pkg/kubelet/kubelet_pods.go, HandlePodCleanups."""
 
 _MAX_DROPPED = 10_000
+_OPERATIONS = {WorkState.TERMINATING: "kill", WorkState.TERMINATED: "terminated", WorkState.FINISHED: "terminated"}
+"""Steps that are not syncs, as metrics call them. Source: pkg/kubelet/types/pod_update.go, SyncPodType."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +60,8 @@ class _Worker:
         admitted: It was let in by this process.
         rejected: It was refused by this process.
         seen_at: Loop time when the API server last showed it.
+        first_seen_at: Loop time when it was first heard of; None once it has been seen to run, or if it ran before us.
+        operation: What the next sync is for, as metrics call it; empty before the first step.
         pending: There is work.
         stepping: A call to the provider is under way.
         interrupting: That call has been cancelled because something more urgent came.
@@ -72,6 +76,8 @@ class _Worker:
     admitted: bool = False
     rejected: bool = False
     seen_at: float = 0.0
+    first_seen_at: float | None = None
+    operation: str = ""
     pending: bool = False
     stepping: bool = False
     interrupting: bool = False
@@ -114,6 +120,8 @@ class PodWorkers:
         self._admission_lock = asyncio.Lock()
         self._running = False
         self._closed = False
+        self._metrics = node.metrics
+        node.metrics.on_scrape("pod-workers", self._count)
 
     async def run(self) -> None:
         """Work until cancelled. Until this is called pods are only taken note of: start the provider first."""
@@ -169,7 +177,7 @@ class PodWorkers:
             if uid in self._dropped:
                 # A list that was on its way while the pod went; a UID never comes back.
                 return
-            worker = self._add(_Worker(uid, pod, seen_at=now))
+            worker = self._add(_Worker(uid, pod, seen_at=now, first_seen_at=_find_first_seen(pod, now)))
             self._statuses.track(pod)
             if must_terminate(pod):
                 # Whatever may still run of it is stopped, but it is never started. As it was let in once, it counts.
@@ -222,6 +230,7 @@ class PodWorkers:
         uid = get_uid(pod)
         if uid in self._workers:
             return
+        self._metrics.orphaned_runtime_pods.inc()
         logger.warning("Orphaned pod is removed", extra={"pod": get_key(pod), "uid": uid})
         worker = _Worker(
             uid, pod, state=WorkState.TERMINATING, grace_s=ORPHAN_GRACE_S, gone=True, orphan=True, admitted=True
@@ -260,6 +269,7 @@ class PodWorkers:
             if must_terminate(worker.pod):
                 self._begin_termination(worker)
             else:
+                worker.operation = worker.operation and "update"
                 self._wake(worker)
         elif worker.state is WorkState.TERMINATING:
             self._shorten(worker)
@@ -335,6 +345,12 @@ class PodWorkers:
 
     async def _step(self, worker: _Worker) -> None:
         state = worker.state
+        began = asyncio.get_running_loop().time()
+        if not worker.operation:
+            worker.operation = "create"
+            self._metrics.containers_per_pod.observe(len(worker.pod.get("spec", {}).get("containers") or ()))
+            if worker.first_seen_at is not None:
+                self._metrics.pod_worker_start_duration.observe(began - worker.first_seen_at)
         try:
             if state is WorkState.SYNC:
                 await self._sync(worker)
@@ -346,6 +362,11 @@ class PodWorkers:
             # Whatever a provider throws stays with its pod.
             self._report(worker, state, error)
             self._wake_after(worker, compute_retry_s(error, backoff_period_s=self._settings.backoff_period_s))
+        finally:
+            self._metrics.pod_worker_duration.labels(_OPERATIONS.get(state, worker.operation)).observe(
+                asyncio.get_running_loop().time() - began
+            )
+            worker.operation = "sync"
 
     def _make_context(self, worker: _Worker) -> PodContext:
         return PodContext(
@@ -357,7 +378,13 @@ class PodWorkers:
 
     def _publish(self, worker: _Worker, status: v1.PodStatus) -> None:
         if not worker.gone and worker.state in (WorkState.SYNC, WorkState.TERMINATING):
-            self._statuses.set_status(worker.pod, status)
+            self._set_status(worker, status)
+
+    def _set_status(self, worker: _Worker, status: v1.PodStatus) -> None:
+        if worker.first_seen_at is not None and status.get("phase") == "Running":
+            self._metrics.pod_start_duration.observe(asyncio.get_running_loop().time() - worker.first_seen_at)
+            worker.first_seen_at = None
+        self._statuses.set_status(worker.pod, status)
 
     async def _sync(self, worker: _Worker) -> None:
         if not worker.admitted and not await self._admit(worker):
@@ -372,7 +399,7 @@ class PodWorkers:
             # It must stop by now and the provider did not notice the cancellation: the next step sees to it.
             return
         if result.status is not None:
-            self._statuses.set_status(worker.pod, result.status)
+            self._set_status(worker, result.status)
         if result.terminal:
             self._begin_termination(worker)
         elif not worker.pending:
@@ -387,6 +414,7 @@ class PodWorkers:
                 await self._admission.admit(worker.pod, self.active_pods)
             except AdmissionError as error:
                 worker.rejected = True
+                self._metrics.reject(error.reason)
                 self._events.for_pod(worker.pod)(WARNING, error.reason, error.message)
                 self._statuses.set_rejected(worker.pod, error.reason, error.message)
                 logger.info(
@@ -447,11 +475,37 @@ class PodWorkers:
         elif state is WorkState.SYNC and not isinstance(error, (TransientError, PodSyncError)):
             record(WARNING, EVENT_FAILED_SYNC, f"error syncing pod: {error}")
 
+    def _count(self) -> None:
+        """Set the gauges of pods.
+
+        Source: pkg/kubelet/kubelet_pods.go, HandlePodCleanups.
+        """
+        metrics = self._metrics
+        counts = {
+            (lifecycle, config): 0
+            for lifecycle in ("sync", "terminating", "terminated")
+            for config in ("desired", "orphan", "runtime_only")
+        }
+        for worker in self._workers.values():
+            config = "runtime_only" if worker.orphan else "orphan" if worker.gone else "desired"
+            lifecycle = "terminated" if worker.state is WorkState.FINISHED else worker.state.value
+            counts[lifecycle, config] += 1
+        for (lifecycle, config), count in counts.items():
+            static = "unknown" if config == "runtime_only" else ""
+            metrics.working_pods.labels(lifecycle, config, static).set(count)
+        metrics.desired_pods.labels("").set(sum(1 for w in self._workers.values() if not (w.gone or w.orphan)))
+        metrics.active_pods.labels("").set(len(self.active_pods()))
+
     async def _follow_changes(self) -> None:
         async for uid in self._provider.pod_changes():
             self.wake(uid)
         # A provider whose changes end has nothing more to tell: syncs go on by period.
         await asyncio.Event().wait()
+
+
+def _find_first_seen(pod: v1.Pod, now: float) -> float | None:
+    """When a pod was first heard of; None for one that began before this process did."""
+    return now if pod.get("status", {}).get("phase", "Pending") == "Pending" else None
 
 
 def _has_ended(pod: v1.Pod) -> bool:

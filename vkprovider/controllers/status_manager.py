@@ -33,6 +33,7 @@ from vkprovider.controllers.pod_status import (
 )
 from vkprovider.errors import KubeAPIError, TransientError
 from vkprovider.kube.pods import PodClient
+from vkprovider.metrics import KubeletMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class _Entry:
         server_version: Resource version of that.
         sent_version: Resource version our last patch made: its echo on the watch needs no second look.
         drifted: Somebody changed what is ours.
+        changed_at: Loop time of the first change that has not been sent yet; None if there is none.
         failures: Failed sends in a row.
         retry: Timer of the next try.
     """
@@ -66,6 +68,7 @@ class _Entry:
     finished: bool = False
     sent_version: str = ""
     drifted: bool = False
+    changed_at: float | None = None
     failures: int = 0
     retry: asyncio.TimerHandle | None = field(default=None, repr=False)
 
@@ -79,6 +82,7 @@ class StatusManager:
         clock: Time.
         max_concurrent: Most requests at once.
         on_deleted: Called when the API object of a pod turned out to be gone.
+        metrics: What is sent is counted into; None for nothing.
     """
 
     def __init__(
@@ -89,12 +93,14 @@ class StatusManager:
         clock: Clock,
         max_concurrent: int = 16,
         on_deleted: Callable[[v1.PodUID], None] | None = None,
+        metrics: KubeletMetrics | None = None,
     ) -> None:
         self._pods = pods
         self._get_host_ips = get_host_ips
         self._clock = clock
         self._max_concurrent = max_concurrent
         self._on_deleted = on_deleted
+        self._sync_duration = metrics.pod_status_sync_duration if metrics is not None else None
         self._entries: dict[v1.PodUID, _Entry] = {}
         self._pending: dict[v1.PodUID, None] = {}
         self._in_flight: set[v1.PodUID] = set()
@@ -229,6 +235,8 @@ class StatusManager:
             return
         entry.status = status
         entry.may_run = may_run
+        if entry.changed_at is None:
+            entry.changed_at = asyncio.get_running_loop().time()
         self._schedule(uid)
 
     def _schedule(self, uid: v1.PodUID) -> None:
@@ -284,6 +292,10 @@ class StatusManager:
             self._retry_later(uid, entry, error)
         else:
             entry.failures = 0
+            if entry.changed_at is not None and uid not in self._pending:
+                if self._sync_duration is not None:
+                    self._sync_duration.observe(asyncio.get_running_loop().time() - entry.changed_at)
+                entry.changed_at = None
 
     async def _sync(self, uid: v1.PodUID, entry: _Entry) -> None:
         metadata = entry.pod["metadata"]

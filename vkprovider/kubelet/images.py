@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -86,6 +86,7 @@ class ImageManager:
         max_parallel: Bound on parallel pulls; None for no bound.
         qps: Pulls that may begin a second; 0 for no limit.
         burst: Pulls that may begin at once above the rate.
+        observe_pull: Told of every pull that succeeded, with the image's size in bytes and the seconds it took.
     """
 
     def __init__(
@@ -97,8 +98,10 @@ class ImageManager:
         max_parallel: int | None = None,
         qps: float = 5,
         burst: int = 10,
+        observe_pull: Callable[[int, float], None] | None = None,
     ) -> None:
         self._service = service
+        self._observe_pull = observe_pull
         self._clock = clock
         slots = 1 if serialize and (max_parallel or 1) == 1 else max_parallel
         self._slots = asyncio.Semaphore(slots) if slots else None
@@ -205,6 +208,8 @@ class ImageManager:
             self._last_errors[key] = f"{reason}: {message}"
             raise PodSyncError(message, reason=reason) from error
         total_s = self._clock.monotonic() - began
+        if self._observe_pull is not None:
+            self._observe_pull(image.size_bytes, total_s)
         record_event(
             NORMAL,
             EVENT_PULLED,

@@ -30,6 +30,7 @@ from vkprovider.kubelet.credentials import Credential, read_node_credentials
 from vkprovider.kubelet.hooks import LifecycleHooks
 from vkprovider.kubelet.images import ImageManager
 from vkprovider.kubelet.node_status import RuntimeNodeStatus
+from vkprovider.kubelet.observed_runtime import count_running, make_probe_observer, observe_runtime
 from vkprovider.kubelet.pleg import PodLifecycleEventGenerator
 from vkprovider.kubelet.pod_cache import PodCache
 from vkprovider.kubelet.pod_facts import refresh_pod_facts
@@ -73,7 +74,8 @@ class _Parts:
     """Everything that is made when the provider starts on a node."""
 
     def __init__(self, provider: RuntimePodProvider, node: NodeContext) -> None:
-        runtime, settings, root_dir, clock = provider.runtime, provider.settings, provider.root_dir, node.clock
+        settings, root_dir, clock, metrics = provider.settings, provider.root_dir, node.clock, node.metrics
+        self.runtime = runtime = observe_runtime(provider.runtime, metrics)
         self.node = node
         self.owner = {labels.OWNER_CLUSTER: node.cluster_uid, labels.OWNER_NODE: node.node_name}
         self.started_at: datetime = clock.now()
@@ -88,6 +90,7 @@ class _Parts:
             TerminationMessageReader(runtime),
             selector=self.owner,
             relist_period_s=settings.relist_period_s,
+            metrics=metrics,
         )
         self.images = ImageManager(
             runtime.images,
@@ -96,11 +99,17 @@ class _Parts:
             max_parallel=settings.max_parallel_image_pulls,
             qps=settings.registry_pull_qps,
             burst=settings.registry_burst,
+            observe_pull=metrics.observe_pull,
         )
         self.exec = RuntimeExec(runtime, self.cache)
         self.hooks: HookRunner = LifecycleHooks(runtime.exec_sync)
         self.probes: ProbeResults = ProbeManager(
-            exec_probe=self.exec.exec_probe, on_result=self.changes.publish, clock=clock, started_at=self.started_at
+            exec_probe=self.exec.exec_probe,
+            on_result=self.changes.publish,
+            clock=clock,
+            started_at=self.started_at,
+            observe=make_probe_observer(metrics.probes),
+            on_pod_removed=metrics.probes.forget_pod,
         )
         self.killer = ContainerKiller(runtime, self.pleg, self.hooks, clock)
         self.volumes: VolumeManager = provider.make_volumes(node)
@@ -128,6 +137,7 @@ class _Parts:
             )
         )
         self.tasks: list[asyncio.Task[None]] = []
+        metrics.on_scrape("runtime", lambda: count_running(self.cache, metrics))
 
     async def aclose(self) -> None:
         await cancel_and_wait(self.tasks)
@@ -334,13 +344,13 @@ class RuntimePodProvider(PodProvider):
         runtime_pod = parts.cache.get(pod_uid)
         parts.killer.forget_pod(runtime_pod)
         for sandbox in runtime_pod.sandboxes:
-            await self._remove(parts, sandbox.id, self.runtime.remove_pod_sandbox(sandbox.id))
+            await self._remove(parts, sandbox.id, parts.runtime.remove_pod_sandbox(sandbox.id))
         held = {sandbox.id for sandbox in runtime_pod.sandboxes}
         for record in runtime_pod.containers:
             if record.sandbox_id in held:
                 parts.cache.drop(record.id)
             else:
-                await self._remove(parts, record.id, self.runtime.remove_container(record.id))
+                await self._remove(parts, record.id, parts.runtime.remove_container(record.id))
         await parts.volumes.cleanup_pod(pod_uid)
         try:
             await parts.files.remove_pod(pod_uid)
@@ -391,17 +401,17 @@ class RuntimePodProvider(PodProvider):
         found: object = None
         if parts is not None:
             if kind is LogsCapability:
-                found = RuntimeLogs(self.runtime, self._find_status)
+                found = RuntimeLogs(parts.runtime, self._find_status)
             elif kind is NodeStatusCapability:
                 found = parts.node_status
             elif kind is ExecCapability and isinstance(self.runtime, StreamingRuntime):
                 found = parts.exec
-            elif kind is StatsCapability and isinstance(self.runtime, RuntimeStats):
-                found = RuntimeStatsCapability(self.runtime, parts.owner, parts.node.clock)
-            elif kind is AttachCapability and isinstance(self.runtime, StreamingRuntime):
-                found = RuntimeAttach(self.runtime, parts.cache)
-            elif kind is PortForwardCapability and isinstance(self.runtime, StreamingRuntime):
-                found = RuntimePortForward(self.runtime, parts.cache)
+            elif kind is StatsCapability and isinstance(parts.runtime, RuntimeStats):
+                found = RuntimeStatsCapability(parts.runtime, parts.owner, parts.node.clock)
+            elif kind is AttachCapability and isinstance(parts.runtime, StreamingRuntime):
+                found = RuntimeAttach(parts.runtime, parts.cache)
+            elif kind is PortForwardCapability and isinstance(parts.runtime, StreamingRuntime):
+                found = RuntimePortForward(parts.runtime, parts.cache)
         if found is None:
             found = self.runtime
         return found if isinstance(found, kind) else None

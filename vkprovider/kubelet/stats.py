@@ -40,7 +40,7 @@ class RuntimeStatsCapability(StatsCapability):
         each = tuple(containers.values())
         network = stats.network[0] if stats.network else None
         usage = ResourceUsage(
-            at=self._clock.now(),
+            at=stats.cpu.at if stats.cpu is not None else self._clock.now(),
             cpu_core_nanoseconds=stats.cpu.usage_core_nanoseconds
             if stats.cpu is not None
             else _total(each, lambda usage: usage.cpu_core_nanoseconds),
@@ -55,6 +55,10 @@ class RuntimeStatsCapability(StatsCapability):
             else _total(each, lambda usage: usage.memory_rss_bytes),
             network_rx_bytes=network.rx_bytes if network is not None else None,
             network_tx_bytes=network.tx_bytes if network is not None else None,
+            network_rx_errors=network.rx_errors if network is not None else None,
+            network_tx_errors=network.tx_errors if network is not None else None,
+            memory_page_faults=stats.memory.page_faults if stats.memory is not None else None,
+            memory_major_page_faults=stats.memory.major_page_faults if stats.memory is not None else None,
             ephemeral_storage_bytes=_total(each, lambda usage: usage.ephemeral_storage_bytes),
             process_count=stats.process_count
             if stats.process_count is not None
@@ -70,6 +74,8 @@ class RuntimeStatsCapability(StatsCapability):
             memory_working_set_bytes=memory.working_set_bytes if memory is not None else None,
             memory_usage_bytes=memory.usage_bytes if memory is not None else None,
             memory_rss_bytes=memory.rss_bytes if memory is not None else None,
+            memory_page_faults=memory.page_faults if memory is not None else None,
+            memory_major_page_faults=memory.major_page_faults if memory is not None else None,
             ephemeral_storage_bytes=stats.writable_layer_bytes,
             process_count=stats.process_count,
         )

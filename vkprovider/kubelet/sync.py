@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from vkprovider.aio.tasks import TaskPool
 from vkprovider.api import reasons, v1
@@ -47,6 +48,14 @@ from vkprovider.resolve.env import EnvFile, EnvSources, make_environment
 from vkprovider.settings import PodSettings
 
 logger = logging.getLogger(__name__)
+
+_METRIC_KINDS: Final = {
+    ContainerKind.INIT: "init_container",
+    ContainerKind.SIDECAR: "init_container",
+    ContainerKind.APP: "container",
+    ContainerKind.EPHEMERAL: "ephemeral_container",
+}
+"""Source: pkg/kubelet/metrics/metrics.go, Container, InitContainer, EphemeralContainer."""
 
 
 @dataclass(slots=True)
@@ -304,10 +313,15 @@ class PodSyncer:
 
     async def _create_sandbox(self, config: cri.PodSandboxConfig, handler: str) -> cri.PodSandboxStatus:
         engine = self._engine
-        with engine.pleg.creating_sandbox_of(config.metadata.uid):
-            sandbox_id = await engine.runtime.run_pod_sandbox(config, runtime_handler=handler)
-            with engine.pleg.acting_on(sandbox_id):
-                return await engine.pleg.fetch_sandbox(sandbox_id)
+        engine.node.metrics.started_pods.inc()
+        try:
+            with engine.pleg.creating_sandbox_of(config.metadata.uid):
+                sandbox_id = await engine.runtime.run_pod_sandbox(config, runtime_handler=handler)
+                with engine.pleg.acting_on(sandbox_id):
+                    return await engine.pleg.fetch_sandbox(sandbox_id)
+        except VkproviderError:
+            engine.node.metrics.started_pods_errors.inc()
+            raise
 
     async def _look_ahead(self, containers: Sequence[ContainerFacts], handler: str) -> dict[str, cri.Image]:
         """Which images are here already; only for those that may be used without a pull."""
@@ -361,6 +375,10 @@ class PodSyncer:
         except InvalidPodError:
             raise
         except VkproviderError as error:
+            if not isinstance(error, BackoffError):
+                self._engine.node.metrics.started_containers_errors.labels(
+                    _METRIC_KINDS[container.kind], error.reason
+                ).inc()
             run.state.failures[container.name] = StartFailure(error.reason, error.message)
             outcome.retry(_retry_after_s(error, self._engine.settings.backoff_period_s))
             return False
@@ -381,6 +399,7 @@ class PodSyncer:
                 f"Back-off restarting failed container {container.name} in pod {format_pod(run.pod)}",
             )
             raise
+        engine.node.metrics.started_containers.labels(_METRIC_KINDS[container.kind]).inc()
         image = await self._ensure_image(run, container)
         config = await self._make_config(run, container, runtime_pod, image, restart_backoff_s)
         container_id = await run.state.finish(

@@ -126,8 +126,12 @@ class ResourceUsage:
     memory_working_set_bytes: int | None = None
     memory_usage_bytes: int | None = None
     memory_rss_bytes: int | None = None
+    memory_page_faults: int | None = None
+    memory_major_page_faults: int | None = None
     network_rx_bytes: int | None = None
     network_tx_bytes: int | None = None
+    network_rx_errors: int | None = None
+    network_tx_errors: int | None = None
     ephemeral_storage_bytes: int | None = None
     process_count: int | None = None
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from vkprovider.aio.clock import Clock, SystemClock
 from vkprovider.api import v1
+from vkprovider.metrics import KubeletMetrics
 from vkprovider.resolve.objects import ObjectStore
 
 C = TypeVar("C")
@@ -35,6 +36,7 @@ class NodeContext:
         get_capacity: Current capacity of the node.
         objects: Objects of the cluster.
         clock: Time.
+        metrics: What the node counts; a provider may register figures of its own in its ``registry``.
     """
 
     node_name: str
@@ -44,6 +46,7 @@ class NodeContext:
     get_allocatable: Callable[[], v1.ResourceList] = dict
     get_capacity: Callable[[], v1.ResourceList] = dict
     clock: Clock = field(default_factory=SystemClock)
+    metrics: KubeletMetrics = field(default_factory=KubeletMetrics)
 
 
 class PodEventRecorder(Protocol):

@@ -6,6 +6,7 @@ from vkprovider.server.app import KubeletServer, RequestObserver
 from vkprovider.server.configz import effective_configuration
 from vkprovider.server.health import HealthCheck, HealthChecks, HealthzServer
 from vkprovider.server.pods import PodLookup
+from vkprovider.server.zpages import effective_flags
 
 __all__ = [
     "HealthCheck",
@@ -15,4 +16,5 @@ __all__ = [
     "PodLookup",
     "RequestObserver",
     "effective_configuration",
+    "effective_flags",
 ]

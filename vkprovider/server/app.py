@@ -18,7 +18,8 @@ from aiohttp import web
 
 from vkprovider.aio.clock import Clock, SystemClock
 from vkprovider.aio.tasks import TaskPool
-from vkprovider.errors import ConfigurationError, TransientError, UnsupportedError, VkproviderError
+from vkprovider.errors import ConfigurationError, TransientError, VkproviderError
+from vkprovider.metrics import KubeletMetrics
 from vkprovider.provider.pod_provider import PodProvider
 from vkprovider.server.authentication import (
     Authenticator,
@@ -32,9 +33,11 @@ from vkprovider.server.configz import make_configz_handler
 from vkprovider.server.health import HealthChecks
 from vkprovider.server.listener import TLSListener
 from vkprovider.server.logs import LogHandlers
+from vkprovider.server.metrics import MetricsHandlers
 from vkprovider.server.pods import PodHandlers, PodLookup
 from vkprovider.server.remotecommand import ACCEPTED_PROTOCOLS
 from vkprovider.server.reviews import KubeRequester, Reviewer
+from vkprovider.server.stats import StatsCollector
 from vkprovider.server.streaming import StreamHandlers
 from vkprovider.server.tls import (
     FileServingCertificate,
@@ -42,6 +45,7 @@ from vkprovider.server.tls import (
     ServerTLS,
     ServingCertificate,
 )
+from vkprovider.server.zpages import DebugPages
 from vkprovider.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -85,6 +89,8 @@ class KubeletServer:
         configuration: What ``/configz`` shows, a KubeletConfiguration.
         observe_request: Takes figures of requests.
         serving_certificate: Another source of the serving certificate.
+        metrics: What the node counts; requests are counted into it too. None for figures of this server alone.
+        flags: What ``/flagz`` shows.
 
     Raises:
         ConfigurationError: Reviews are asked for and there is no client, or a setting is unknown.
@@ -105,10 +111,15 @@ class KubeletServer:
         configuration: Mapping[str, Any] | None = None,
         observe_request: RequestObserver | None = None,
         serving_certificate: ServingCertificate | None = None,
+        metrics: KubeletMetrics | None = None,
+        flags: Mapping[str, str] | None = None,
     ) -> None:
         self._settings = settings
         self._node_name = node_name
         self._observe_request = observe_request
+        self._metrics = metrics or KubeletMetrics(node_name)
+        self._root_dir = root_dir
+        self._flags = dict(flags or {})
         clock = clock or SystemClock()
         reviewer = Reviewer(client) if client is not None else None
         self._client_ca = ClientCA(_client_ca_source(settings, client))
@@ -181,8 +192,8 @@ class KubeletServer:
         checks.add_routes(router, "/healthz")
         pod_handlers = PodHandlers(pods, provider)
         router.add_get("/pods", pod_handlers.handle_pods, allow_head=False)
-        for path in ("/stats", "/metrics", "/statusz", "/flagz"):
-            router.add_get(path + "{rest:(/.*)?}", _not_yet, allow_head=False)
+        collector = StatsCollector(pods, provider, node_name=self._node_name, root_dir=self._root_dir, clock=clock)
+        MetricsHandlers(collector, self._metrics).add_routes(router)
         for path, text in (
             ("/logs", "logs endpoint is disabled."),
             ("/debug/pprof", "profiling endpoint is disabled."),
@@ -196,6 +207,10 @@ class KubeletServer:
             disabled = _make_disabled_handler("Debug endpoints are disabled.")
             for prefix in _DEBUG_PREFIXES:
                 router.add_route("*", f"/{prefix}" + "{rest:(/.*)?}", disabled)
+        # Last, so that all paths are in the list.
+        pages = DebugPages(self._flags, [resource.canonical for resource in router.resources()])
+        router.add_get("/statusz", pages.handle_statusz, allow_head=False)
+        router.add_get("/flagz", pages.handle_flagz, allow_head=False)
         return app
 
     def _add_debugging_routes(
@@ -220,23 +235,21 @@ class KubeletServer:
     async def _answer_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Turn errors into answers, and report each request."""
         loop = asyncio.get_running_loop()
-        begun_at, status = loop.time(), 0
-        try:
-            response = await handler(request)
-            status = response.status
-            return response
-        except Exception as error:
-            response = _error_response(request, error)
-            status = response.status
-            return response
-        finally:
-            if self._observe_request is not None:
-                self._observe_request(
-                    method=request.method,
-                    path=_bucket(request),
-                    status=status,
-                    duration_s=loop.time() - begun_at,
-                )
+        begun_at, status, path = loop.time(), 0, _bucket(request)
+        with self._metrics.request(request.method, path, get_time=loop.time):
+            try:
+                response = await handler(request)
+                status = response.status
+                return response
+            except Exception as error:
+                response = _error_response(request, error)
+                status = response.status
+                return response
+            finally:
+                if self._observe_request is not None:
+                    self._observe_request(
+                        method=request.method, path=path, status=status, duration_s=loop.time() - begun_at
+                    )
 
     @web.middleware
     async def _check_access(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -279,10 +292,6 @@ def _bucket(request: web.Request) -> str:
         return "other"
     parts = request.path.lstrip("/").split("/", 2)
     return "/".join(parts[:2]) if parts[0] == "metrics" and len(parts) > 1 else parts[0]
-
-
-async def _not_yet(request: web.Request) -> web.StreamResponse:
-    raise UnsupportedError(f"{request.path} is not served yet by this node")
 
 
 def _make_disabled_handler(text: str) -> Handler:

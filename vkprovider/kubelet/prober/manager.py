@@ -50,6 +50,7 @@ class ProbeManager:
         native_handlers: Kinds of handler (``exec``, ``httpGet``, ``tcpSocket``, ``grpc``) that the provider probes itself; their
             results come by ``report_native_result``.
         observe: Told of every probe, for metrics.
+        on_pod_removed: Told the UID of each pod that is not probed any more.
         random_source: Random numbers from 0 to 1, which spread the first probes after a start.
     """
 
@@ -62,9 +63,11 @@ class ProbeManager:
         started_at: datetime | None = None,
         native_handlers: frozenset[str] = frozenset(),
         observe: ProbeObserver | None = None,
+        on_pod_removed: Callable[[v1.PodUID], None] | None = None,
         random_source: Callable[[], float] = random.random,
     ) -> None:
         self._clock = clock or SystemClock()
+        self._on_pod_removed = on_pod_removed
         self._tasks = TaskPool("probe")
         self._random = random_source
         self._results = ResultStore()
@@ -167,9 +170,12 @@ class ProbeManager:
 
     def remove_pod(self, uid: v1.PodUID) -> None:
         """Stop to probe the pod and forget its results. Safe to repeat."""
-        self._pods.pop(uid, None)
+        if self._pods.pop(uid, None) is None:
+            return
         for worker in self._workers.pop(uid, {}).values():
             worker.stop()
+        if self._on_pod_removed is not None:
+            self._on_pod_removed(uid)
 
     def retain_pods(self, uids: Collection[v1.PodUID]) -> None:
         """Remove all pods but these.
