@@ -40,6 +40,7 @@ class StateFile:
         self._pending: dict[tuple[str, str, str], bytes | None] = {}
         self._version = 0
         self._wakeup = asyncio.Event()
+        self._writing: asyncio.Future[None] | None = None
 
     async def load(self, store: Store) -> bool:
         """Fill the store from the file.
@@ -79,10 +80,14 @@ class StateFile:
         Raises:
             ConfigurationError: The file cannot be written.
         """
+        if self._writing is not None:
+            # A caller that was cancelled left its write to end by itself.
+            await asyncio.wait({self._writing})
         if not self._pending:
             return
         pending, self._pending = self._pending, {}
-        await asyncio.shield(asyncio.to_thread(self._write, pending, self._version))
+        self._writing = asyncio.ensure_future(asyncio.to_thread(self._write, pending, self._version))
+        await asyncio.shield(self._writing)
 
     def _connect(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
