@@ -172,8 +172,8 @@ class ClusterSide:
             self.tasks.append(asyncio.create_task(part.run(), name=type(part).__name__))
         await self._wait(self.node.became_ready)
         await self._wait(self.source.ready)
-        for part in (self.workers, orphans):
-            self.tasks.append(asyncio.create_task(part.run(), name=type(part).__name__))
+        for later in (self.workers, orphans):
+            self.tasks.append(asyncio.create_task(later.run(), name=type(later).__name__))
 
     async def _wait(self, event: asyncio.Event) -> None:
         waiter = asyncio.create_task(event.wait())
