@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from vkprovider.backends.docker import convert, naming
+from vkprovider.backends.docker.cgroups import CgroupFiles
 from vkprovider.backends.docker.client import EngineClient
 from vkprovider.backends.docker.config import DockerConfig
 from vkprovider.backends.docker.containers import Containers
@@ -68,6 +69,7 @@ class DockerRuntime(ContainerRuntime, RuntimeEvents, StreamingRuntime, RuntimeSt
         self._sandboxes = Sandboxes(self._engine, SandboxImage(self._images, sandbox_image))
         self._containers = Containers(self._engine, self._images, self._sandboxes)
         self._streams = Streams(self._engine, ContainerProcesses(self._client))
+        self._cgroup_files: CgroupFiles | None = None
 
     @property
     def images(self) -> ImageService:
@@ -339,7 +341,11 @@ class DockerRuntime(ContainerRuntime, RuntimeEvents, StreamingRuntime, RuntimeSt
         Raises:
             TransientError: The engine did not answer.
         """
-        return await list_stats(self._engine, self._sandboxes, self._containers, label_selector)
+        if self._cgroup_files is None and self._client.is_local:
+            self._cgroup_files = await asyncio.to_thread(CgroupFiles)
+        return await list_stats(
+            self._engine, self._sandboxes, self._containers, label_selector, files=self._cgroup_files
+        )
 
     async def host_resources(self) -> HostResources:
         """Cores, memory and system of the engine's host.

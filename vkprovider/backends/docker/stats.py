@@ -1,4 +1,4 @@
-"""What sandboxes and containers use, by the engine's one-shot statistics.
+"""What sandboxes and containers use: by the host's cgroup files where they are here, else by the engine's one-shot statistics.
 
 Source: Engine API, ContainerStats; cri-dockerd core/stats_linux.go; docker CLI, calculateMemUsageUnixNoCache.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from vkprovider.api.timestamps import parse_time
+from vkprovider.backends.docker.cgroups import CgroupFiles
 from vkprovider.backends.docker.containers import Containers
 from vkprovider.backends.docker.engine import Engine
 from vkprovider.backends.docker.errors import EngineRefusal, engine_errors
@@ -22,9 +23,21 @@ _PARALLEL = 16
 
 
 async def list_stats(
-    engine: Engine, sandboxes: Sandboxes, containers: Containers, label_selector: Mapping[str, str]
+    engine: Engine,
+    sandboxes: Sandboxes,
+    containers: Containers,
+    label_selector: Mapping[str, str],
+    *,
+    files: CgroupFiles | None = None,
 ) -> Sequence[cri.PodSandboxStats]:
     """Figures of all ready sandboxes with these labels, with their running containers.
+
+    Args:
+        engine: The engine.
+        sandboxes: Its sandboxes.
+        containers: Its containers.
+        label_selector: Labels of those that are wanted.
+        files: The host's cgroup files, asked first; None to ask the engine alone.
 
     Raises:
         TransientError: The engine did not answer.
@@ -39,8 +52,13 @@ async def list_stats(
         async with limit:
             return container_id, await read_stats(engine, container_id)
 
-    ids = [*(pod.id for pod in pods), *(member.id for member in members)]
-    samples = dict(await asyncio.gather(*(sample(container_id) for container_id in ids)))
+    sandbox_ids: list[str] = [pod.id for pod in pods]
+    ids: list[str] = [*sandbox_ids, *(member.id for member in members)]
+    samples: dict[str, dict[str, Any] | None] = {}
+    if files is not None:
+        samples.update(await asyncio.to_thread(files.read, ids, with_network=sandbox_ids))
+    missing = [container_id for container_id in ids if container_id not in samples]
+    samples.update(await asyncio.gather(*(sample(container_id) for container_id in missing)))
     by_pod: dict[str, list[cri.ContainerStats]] = {}
     for member in members:
         document = samples[member.id]
