@@ -67,7 +67,7 @@ def test_a_clean_exit_leaves_pods_running_and_the_node_not_ready(
     assert agent.stop() == 0
     conditions = {c["type"]: c for c in ctl.get("node", node_name)["status"]["conditions"]}
     assert conditions["Ready"]["status"] == "False"
-    assert conditions["Ready"]["reason"] == "KubeletNotReady"
+    assert conditions["Ready"]["reason"] == "KubeletStopped"
     assert engine.ids("stays") == ids
 
     agent.start()
