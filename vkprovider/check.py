@@ -56,14 +56,14 @@ class _Report:
         self.ok = True
 
     def good(self, text: str) -> None:
-        self._console.print(f"  [green]ok[/]    {escape(text)}")
+        self._console.print(f"  [green]ok[/]    {escape(text)}", soft_wrap=True)
 
     def note(self, text: str) -> None:
-        self._console.print(f"  [yellow]note[/]  {escape(text)}")
+        self._console.print(f"  [yellow]note[/]  {escape(text)}", soft_wrap=True)
 
     def bad(self, text: str) -> None:
         self.ok = False
-        self._console.print(f"  [red]FAIL[/]  {escape(text)}")
+        self._console.print(f"  [red]FAIL[/]  {escape(text)}", soft_wrap=True)
 
     async def section(self, title: str, check: Callable[[], Awaitable[None]]) -> None:
         self._console.print(f"[bold]{escape(title)}[/]")
