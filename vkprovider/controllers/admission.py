@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from vkprovider.api import v1
 from vkprovider.api.labels import OS
+from vkprovider.api.nodes import matches_node_selector
 from vkprovider.api.pods import ContainerKind, get_uid, iter_containers
 from vkprovider.api.quantity import Quantity
 from vkprovider.api.resources import CPU, PODS, Amounts, parse_resource_list, pod_requests
@@ -23,7 +24,6 @@ from vkprovider.provider.capabilities import ResourceAccountingCapability
 
 _ORDERED_RESOURCES = ("cpu", "memory", "ephemeral-storage")
 _ZERO = Quantity()
-_NODE_FIELDS = {"metadata.name": lambda node: node["metadata"].get("name", "")}
 
 HostPort = tuple[str, str, int]
 """Protocol, host IP and port that a container takes on the node."""
@@ -195,34 +195,7 @@ def matches_node_affinity(pod: v1.Pod, node: v1.Node) -> bool:
     required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
     if required is None:
         return True
-    return any(_matches_term(term, labels, node) for term in required.get("nodeSelectorTerms") or ())
-
-
-def _matches_term(term: Mapping[str, Any], labels: Mapping[str, str], node: v1.Node) -> bool:
-    expressions, fields = term.get("matchExpressions") or (), term.get("matchFields") or ()
-    if not expressions and not fields:
-        return False
-    return all(_matches_requirement(r, labels.get(r["key"])) for r in expressions) and all(
-        _matches_requirement(r, _NODE_FIELDS[r["key"]](node) if r["key"] in _NODE_FIELDS else None) for r in fields
-    )
-
-
-def _matches_requirement(requirement: Mapping[str, Any], value: str | None) -> bool:
-    operator = requirement.get("operator")
-    values: Sequence[str] = requirement.get("values") or ()
-    if operator == "In":
-        return value in values
-    if operator == "NotIn":
-        return value not in values
-    if operator == "Exists":
-        return value is not None
-    if operator == "DoesNotExist":
-        return value is None
-    try:
-        left, right = int(cast(str, value)), int(values[0])
-    except (TypeError, ValueError, IndexError):
-        return False
-    return left > right if operator == "Gt" else left < right if operator == "Lt" else False
+    return matches_node_selector(required, node)
 
 
 class PodAdmission:

@@ -47,6 +47,7 @@ from vkprovider.kubelet.sync import Engine, PodSyncer
 from vkprovider.kubelet.termination import ContainerKiller, HookRunner, restore_pod
 from vkprovider.kubelet.termination_message import TerminationMessageReader
 from vkprovider.kubelet.volume_gate import VolumeGate, VolumeManager, VolumesNotReadyError
+from vkprovider.kubelet.volumes import PodVolumes, find_volume_host, load_plugins
 from vkprovider.provider.capabilities import (
     AttachCapability,
     ExecCapability,
@@ -145,6 +146,7 @@ class _Parts:
         await self.killer.aclose()
         await self.images.aclose()
         await self.pool.aclose()
+        await self.volumes.aclose()
 
 
 class RuntimePodProvider(PodProvider):
@@ -154,7 +156,7 @@ class RuntimePodProvider(PodProvider):
         runtime: The runtime; it belongs to the provider from ``start`` to ``stop``.
         settings: How pods are run.
         root_dir: Directory of this node's files.
-        make_volumes: Makes what provides volumes; by default pods that need one wait.
+        make_volumes: Makes what provides volumes; by default the library's own manager, where the runtime shares our files.
 
     Attributes:
         runtime: The runtime.
@@ -190,9 +192,11 @@ class RuntimePodProvider(PodProvider):
             TransientError: The runtime does not answer now.
         """
         await self.stop_parts()
+        await self.runtime.connect()
+        # Only now is it known whether the runtime can mount our files.
         parts = _Parts(self, node)
         try:
-            await self.runtime.connect()
+            await parts.volumes.start()
             await parts.pleg.relist()
             parts.credentials = await asyncio.to_thread(read_node_credentials, self.root_dir)
         except BaseException:
@@ -223,8 +227,20 @@ class RuntimePodProvider(PodProvider):
             await parts.aclose()
 
     def make_volumes(self, node: NodeContext) -> VolumeManager:
-        """What provides volumes to pods of this node."""
-        return self._make_volumes(node) if self._make_volumes is not None else VolumeGate(node.clock)
+        """What provides volumes to pods of this node; a gate that refuses them where the runtime cannot mount our files."""
+        if self._make_volumes is not None:
+            return self._make_volumes(node)
+        if not self.runtime.shares_filesystem:
+            return VolumeGate(node.clock)
+        return PodVolumes(
+            node,
+            lambda: find_volume_host(self.runtime, self.root_dir, node.node_name),
+            load_plugins(),
+            refresh_period_s=self.settings.sync_period_s / 2,
+            supports_recursive_read_only=lambda: (
+                self._parts_made is not None and self._parts_made.node_status.recursive_read_only
+            ),
+        )
 
     @property
     def _parts(self) -> _Parts:
@@ -372,7 +388,7 @@ class RuntimePodProvider(PodProvider):
         return self._generate(parts, pod, state, runtime_pod, context.previous_status)
 
     async def list_pods(self) -> Sequence[ProviderPod]:
-        """Every pod of this node that the runtime holds anything of, listed now.
+        """Every pod of this node that the runtime holds anything of, listed now, and those that only left files here.
 
         Raises:
             TransientError: The runtime did not answer.
@@ -380,7 +396,14 @@ class RuntimePodProvider(PodProvider):
         parts = self._parts
         await parts.pleg.relist()
         pods = [parts.cache.get(uid) for uid in parts.cache.uids()]
-        return [ProviderPod(restore_pod(pod), running=pod.is_running) for pod in pods]
+        found = [ProviderPod(restore_pod(pod), running=pod.is_running) for pod in pods]
+        known = {pod.uid for pod in pods}
+        for uid in parts.volumes.list_leftovers():
+            if uid not in known:
+                # Its files do not tell its name; nobody but the cleanup will ask.
+                left: v1.Pod = {"metadata": {"name": uid, "namespace": "default", "uid": uid}}
+                found.append(ProviderPod(left, running=False))
+        return found
 
     async def pod_changes(self) -> AsyncIterator[v1.PodUID]:
         """UIDs of pods whose containers, sandboxes or probes changed by themselves."""
@@ -491,7 +514,7 @@ class RuntimePodProvider(PodProvider):
         if not pod.get("spec", {}).get("volumes"):
             return
         try:
-            await parts.volumes.prepare_pod(pod, context)
+            await parts.volumes.refresh_pod(pod, context)
         except VkproviderError as error:
             logger.info("Cannot refresh volumes", extra={"uid": get_uid(pod), "error": str(error)})
 

@@ -1,12 +1,13 @@
 """Volumes: what the engine needs of whoever provides them, and what it does while nobody does.
 
-``VolumeGate`` keeps pods waiting that need a volume, in the kubelet's words, and leaves out the one volume that every pod gets without
-asking: the service account token that admission adds.
+``VolumeGate`` is for runtimes that cannot mount our files: it keeps pods waiting that need a volume, in the kubelet's words, and leaves out
+the one volume that every pod gets without asking: the service account token that admission adds. Elsewhere
+``vkprovider.kubelet.volumes`` provides them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -50,12 +51,32 @@ class ContainerMounts:
 class VolumeManager(Protocol):
     """Provides the volumes of pods."""
 
+    async def start(self) -> None:
+        """Find out what there is; called once before anything else.
+
+        Raises:
+            OSError: The node's directory cannot be read.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """The node stops; volumes stay."""
+        ...
+
     async def prepare_pod(self, pod: v1.Pod, context: PodContext) -> None:
-        """Make all volumes that containers of the pod mount; called with each sync, so it also refreshes contents.
+        """Make all volumes that containers of the pod mount, with fresh contents, before something is started.
 
         Raises:
             VolumesNotReadyError: Some is not there yet; ``retry_after_s`` says when to ask again.
             InvalidPodError: Some can never be.
+        """
+        ...
+
+    async def refresh_pod(self, pod: v1.Pod, context: PodContext) -> None:
+        """Bring contents up to date when it is time; called with each sync of a pod that needs nothing else.
+
+        Raises:
+            VolumesNotReadyError: Some is not there.
         """
         ...
 
@@ -84,7 +105,15 @@ class VolumeManager(Protocol):
         ...
 
     async def cleanup_pod(self, uid: v1.PodUID) -> None:
-        """Take away the volumes of a stopped pod. Safe to repeat; unknown is success."""
+        """Take away the volumes of a stopped pod. Safe to repeat; unknown is success.
+
+        Raises:
+            TransientError: Something is in use or cannot be removed.
+        """
+        ...
+
+    def list_leftovers(self) -> Collection[v1.PodUID]:
+        """UIDs of pods that had files here when the node started and were not cleaned up since."""
         ...
 
 
@@ -94,6 +123,39 @@ class _Wait:
 
     pause_s: float
     until: float
+
+
+class MountBackoff:
+    """Pauses between attempts to set up the volumes of one pod, each on its own: 500 ms, doubled up to about two minutes.
+
+    Args:
+        clock: Time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waits: dict[str, _Wait] = {}
+
+    def is_waiting(self, volume: str) -> bool:
+        """Whether it is too early for another attempt."""
+        wait = self._waits.get(volume)
+        # A sync may come a little early: the pause is over when less than a millisecond is left.
+        return wait is not None and wait.until - self._clock.monotonic() > 0.001
+
+    def fail(self, volume: str) -> None:
+        """Note that an attempt has failed; the next pause is twice as long."""
+        wait = self._waits.get(volume)
+        pause_s = min(wait.pause_s * 2, MAX_RETRY_S) if wait is not None else FIRST_RETRY_S
+        self._waits[volume] = _Wait(pause_s, self._clock.monotonic() + pause_s)
+
+    def succeed(self, volume: str) -> None:
+        """Forget earlier failures."""
+        self._waits.pop(volume, None)
+
+    def remaining_s(self, volumes: Sequence[str]) -> float:
+        """Seconds until the first of these volumes may be tried again; 0 if one may be now."""
+        now = self._clock.monotonic()
+        return max(0.0, min((self._waits[v].until if v in self._waits else now) for v in volumes) - now)
 
 
 def iter_mounted_volumes(pod: v1.Pod) -> Iterator[Mapping[str, Any]]:
@@ -114,6 +176,11 @@ def volume_kind(volume: Mapping[str, Any]) -> str:
     return next((key for key in volume if key != "name"), "emptyDir")
 
 
+def unsupported_kind_message(kind: str) -> str:
+    """What is said of volumes that this node cannot provide."""
+    return f"volume kind {kind} is not supported by this node yet"
+
+
 def is_token_volume(volume: Mapping[str, Any]) -> bool:
     """Whether it is the volume that the ServiceAccount admission adds to every pod."""
     return volume["name"].startswith(TOKEN_VOLUME_PREFIX) and "projected" in volume
@@ -129,7 +196,21 @@ class VolumeGate:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._told: set[v1.PodUID] = set()
-        self._waits: dict[v1.PodUID, dict[str, _Wait]] = {}
+        self._backoffs: dict[v1.PodUID, MountBackoff] = {}
+
+    async def start(self) -> None:
+        """Nothing to do."""
+
+    async def aclose(self) -> None:
+        """Nothing to do."""
+
+    def list_leftovers(self) -> Collection[v1.PodUID]:
+        """None."""
+        return ()
+
+    async def refresh_pod(self, pod: v1.Pod, context: PodContext) -> None:
+        """As ``prepare_pod``."""
+        await self.prepare_pod(pod, context)
 
     async def prepare_pod(self, pod: v1.Pod, context: PodContext) -> None:
         """Pass if the pod mounts nothing but its token; tell of what is left out once, of what is missing with each try.
@@ -156,25 +237,20 @@ class VolumeGate:
             raise self._wait(uid, missing, context)
 
     def _wait(self, uid: v1.PodUID, missing: Sequence[Mapping[str, Any]], context: PodContext) -> VolumesNotReadyError:
-        now = self._clock.monotonic()
-        waits = self._waits.setdefault(uid, {})
+        backoff = self._backoffs.setdefault(uid, MountBackoff(self._clock))
         for volume in missing:
             name = volume["name"]
-            wait = waits.get(name)
-            # A sync may come a little early: the pause is over when less than a millisecond is left.
-            if wait is not None and wait.until - now > 0.001:
+            if backoff.is_waiting(name):
                 continue
             context.record_event(
                 WARNING,
                 EVENT_FAILED_MOUNT,
-                f'MountVolume.SetUp failed for volume "{name}" : volume kind {volume_kind(volume)} is not supported by '
-                "this node yet",
+                f'MountVolume.SetUp failed for volume "{name}" : {unsupported_kind_message(volume_kind(volume))}',
             )
-            pause_s = min(wait.pause_s * 2, MAX_RETRY_S) if wait is not None else FIRST_RETRY_S
-            waits[name] = _Wait(pause_s, now + pause_s)
-        names = ", ".join(volume["name"] for volume in missing)
+            backoff.fail(name)
+        names = [volume["name"] for volume in missing]
         return VolumesNotReadyError(
-            f"waiting for volumes: {names}", retry_after_s=min(waits[v["name"]].until for v in missing) - now
+            f"waiting for volumes: {', '.join(names)}", retry_after_s=backoff.remaining_s(names)
         )
 
     async def make_mounts(
@@ -194,4 +270,4 @@ class VolumeGate:
     async def cleanup_pod(self, uid: v1.PodUID) -> None:
         """Forget the pod."""
         self._told.discard(uid)
-        self._waits.pop(uid, None)
+        self._backoffs.pop(uid, None)

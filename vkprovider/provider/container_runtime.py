@@ -97,7 +97,14 @@ class ContainerRuntime(ABC):
 
     shares_filesystem: bool = False
     """Whether host paths of mounts are paths of this process too, so that files made here can be mounted there. Without it
-    pods get no managed ``/etc/hosts`` and no termination message file."""
+    pods get no managed ``/etc/hosts``, no termination message file and no volumes."""
+
+    shares_mounts: bool = False
+    """Whether any host path of a mount is the same path here, and mounts made here are seen there: both live in one mount
+    namespace. Without it nothing is mounted, and paths of the host are not looked at."""
+
+    simulated: bool = False
+    """Whether containers are only pretended. Contents of volumes are looked up then, but not written."""
 
     @property
     @abstractmethod

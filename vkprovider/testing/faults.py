@@ -278,7 +278,7 @@ class FaultyRuntime(ContainerRuntime, RuntimeEvents, StreamingRuntime, RuntimeSt
         self.inner = inner
         self.plan = plan if plan is not None else FaultPlan()
         self.name = inner.name
-        self.shares_filesystem = inner.shares_filesystem
+        self._copy_traits()
         self._images = FaultyImageService(inner.images, self.plan)
 
     @property
@@ -289,6 +289,12 @@ class FaultyRuntime(ContainerRuntime, RuntimeEvents, StreamingRuntime, RuntimeSt
     async def connect(self) -> None:
         """As the inner runtime, with faults."""
         await self.plan.run("connect", (), self.inner.connect)
+        self._copy_traits()
+
+    def _copy_traits(self) -> None:
+        self.shares_filesystem = self.inner.shares_filesystem
+        self.shares_mounts = self.inner.shares_mounts
+        self.simulated = self.inner.simulated
 
     async def aclose(self) -> None:
         """As the inner runtime, with faults."""

@@ -1,4 +1,4 @@
-"""Pods that need volumes wait; the service account token alone is left out."""
+"""Where our files cannot be mounted, pods that need volumes wait; the service account token alone is left out."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from vkprovider.backends.docker.engine import Engine
 from vkprovider.backends.docker.errors import engine_errors
 from vkprovider.backends.docker.images import DockerImages
 from vkprovider.backends.docker.infra_image import SandboxImage
+from vkprovider.backends.docker.locality import find_locality
 from vkprovider.backends.docker.logs import read_logs
 from vkprovider.backends.docker.processes import ContainerProcesses
 from vkprovider.backends.docker.sandboxes import Sandboxes
@@ -90,13 +91,16 @@ class DockerRuntime(ContainerRuntime, RuntimeEvents, StreamingRuntime, RuntimeSt
         """
         await self._client.connect()
         info = await self._info()
+        locality = await asyncio.to_thread(find_locality, self._client.endpoint, str(info.get("KernelVersion") or ""))
+        self.shares_filesystem, self.shares_mounts = locality.shares_filesystem, locality.shares_mounts
         self._engine.learn(
             EngineFeatures(
                 api_version=self._client.api_version,
                 negative_oom_score=True,
                 apparmor=any(str(option).startswith("name=apparmor") for option in info.get("SecurityOptions") or ()),
                 systemd_cgroups=info.get("CgroupDriver") == "systemd",
-            )
+            ),
+            cores=int(info.get("NCPU") or 1),
         )
 
     async def aclose(self) -> None:

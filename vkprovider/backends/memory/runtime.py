@@ -74,6 +74,7 @@ class MemoryRuntime(ContainerRuntime, RuntimeEvents, StreamingRuntime, RuntimeSt
     """
 
     name = "memory"
+    simulated = True
 
     def __init__(
         self,
