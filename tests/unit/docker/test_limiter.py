@@ -6,9 +6,27 @@ import asyncio
 
 import pytest
 
+from vkprovider.backends.docker.config import DockerConfig
+from vkprovider.backends.docker.engine import choose_parallel_starts
 from vkprovider.backends.docker.limiter import PriorityLimiter
 
 pytestmark = pytest.mark.looptime
+
+
+@pytest.mark.parametrize(
+    ("config", "cores", "expected"),
+    [
+        (DockerConfig(), 1, 4),
+        (DockerConfig(), 2, 4),
+        (DockerConfig(), 4, 8),
+        (DockerConfig(), 64, 12),
+        (DockerConfig(max_parallel_calls=128), 16, 32),
+        (DockerConfig(max_parallel_calls=2), 2, 1),
+        (DockerConfig(max_parallel_starts=40), 2, 40),
+    ],
+)
+def test_starts_at_once_follow_the_cores(config, cores, expected):
+    assert choose_parallel_starts(config, cores=cores) == expected
 
 
 async def test_never_more_than_the_limit_at_once():
