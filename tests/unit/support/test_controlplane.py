@@ -35,6 +35,8 @@ def test_a_start_that_finds_ports_taken_tries_others_then_tells_the_reason(tmp_p
 
 
 def test_other_failures_are_not_tried_again(tmp_path, binaries):
+    for name in PROGRAMS:
+        (binaries / name).write_text("#!/bin/sh\nexec sleep 60\n")
     (binaries / "etcd").write_text("#!/bin/sh\necho disk on fire\nexit 1\n")
     plane = ControlPlane(tmp_path / "cp", binaries=binaries)
     with pytest.raises(ControlPlaneError, match=r"etcd ended with 1 during the start: disk on fire"):
