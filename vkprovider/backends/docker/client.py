@@ -12,7 +12,6 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ import docker
 from vkprovider._version import __version__
 from vkprovider.backends.docker.endpoint import Endpoint, find_endpoint
 from vkprovider.backends.docker.errors import EngineRefusal, describe, engine_errors, read_message
+from vkprovider.backends.docker.threads import CallThreads
 from vkprovider.errors import ConfigurationError, TransientError
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class EngineClient:
         self._max_parallel_calls = max_parallel_calls
         self._endpoint: Endpoint | None = None
         self._sdk: docker.APIClient | None = None
-        self._executor: ThreadPoolExecutor | None = None
+        self._executor: CallThreads | None = None
         self._session: aiohttp.ClientSession | None = None
         self._api_version = MIN_API_VERSION
 
@@ -99,7 +99,7 @@ class EngineClient:
             await session.close()
             raise
         self._endpoint, self._session = endpoint, session
-        self._executor = ThreadPoolExecutor(self._max_parallel_calls, thread_name_prefix="docker-call")
+        self._executor = CallThreads(self._max_parallel_calls, name="docker-call")
 
     def _make_sdk(self, endpoint: Endpoint) -> docker.APIClient:
         sdk = docker.APIClient(
