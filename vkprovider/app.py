@@ -96,6 +96,7 @@ class Node:
             VkproviderError: A part of the node failed for good.
         """
         settings = self._settings
+        metrics = KubeletMetrics(settings.node.name, git_version=make_kubelet_version())
         stopping = asyncio.create_task(stop.wait(), name="node:stop")
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -106,11 +107,11 @@ class Node:
                     return
                 stack.callback(identity.release)
                 credentials = await load_credentials(settings.cluster.kubeconfig, settings.cluster.context)
-                client = await stack.enter_async_context(KubeClient(credentials, settings.cluster))
+                client = await stack.enter_async_context(KubeClient(credentials, settings.cluster, metrics=metrics))
                 cluster_uid = await _unless_stopped(self._join_cluster(client, identity), stopping)
                 if cluster_uid is None:
                     return
-                await self._run_parts(client, identity.instance_id, cluster_uid, stopping)
+                await self._run_parts(client, identity.instance_id, cluster_uid, stopping, metrics)
         finally:
             await cancel_and_wait([stopping])
 
@@ -154,11 +155,15 @@ class Node:
         raise AssertionError("retries without an end ended")
 
     async def _run_parts(
-        self, client: KubeClient, instance_id: str, cluster_uid: str, stopping: asyncio.Task[Any]
+        self,
+        client: KubeClient,
+        instance_id: str,
+        cluster_uid: str,
+        stopping: asyncio.Task[Any],
+        metrics: KubeletMetrics,
     ) -> None:
         settings, clock, provider = self._settings, self._clock, self.provider
         name = settings.node.name
-        metrics = KubeletMetrics(name, git_version=make_kubelet_version())
         pods = PodClient(client)
         events = EventRecorder(EventClient(client), node_name=name, settings=settings.pods, clock=clock)
         node = NodeController(

@@ -132,6 +132,7 @@ def test_the_node_counts_its_work(node: str, ctl: Kubectl) -> None:
     version = ctl.get("node", node)["status"]["nodeInfo"]["kubeletVersion"]
     assert shown.value("kubernetes_build_info", git_version=version) == 1
     assert shown.value("process_resident_memory_bytes") > 10 * MIB
+    assert shown.value("rest_client_requests_total", code="200", method="PATCH") >= 1
 
     def probed() -> float:
         found = scrape(ctl, node, "metrics/probes").find(

@@ -18,6 +18,7 @@ from yarl import URL
 from vkprovider._version import __version__
 from vkprovider.errors import KubeAPIError, TransientError
 from vkprovider.kube.credentials import Credentials
+from vkprovider.metrics import KubeletMetrics
 from vkprovider.settings import ClusterSettings
 
 logger = logging.getLogger(__name__)
@@ -67,10 +68,19 @@ class KubeClient:
     Args:
         credentials: Where the server is, and how to be let in.
         settings: Time limit and client-side rate limit.
+        metrics: What requests are counted into; None for nothing.
     """
 
-    def __init__(self, credentials: Credentials, settings: ClusterSettings | None = None) -> None:
+    def __init__(
+        self,
+        credentials: Credentials,
+        settings: ClusterSettings | None = None,
+        *,
+        metrics: KubeletMetrics | None = None,
+    ) -> None:
         self._credentials = credentials
+        self._metrics = metrics
+        self._host = URL(credentials.server).authority
         self._settings = settings or ClusterSettings()
         self._limiter = RateLimiter(self._settings.qps, self._settings.burst) if self._settings.qps else None
         self._session: aiohttp.ClientSession | None = None
@@ -153,11 +163,13 @@ class KubeClient:
             headers = {"Content-Type": content_type} if data is not None else {}
             if (authorization := await self._credentials.get_authorization()) is not None:
                 headers["Authorization"] = authorization
+            began, code = asyncio.get_running_loop().time(), "<error>"
             try:
                 async with self._get_session().request(
                     method, url, data=data, headers=headers, timeout=self._get_timeout(timeout_s)
                 ) as response:
                     content = await response.read()
+                    code = str(response.status)
             except aiohttp.ClientConnectorError as error:
                 # Nothing was sent; a refused connection is no accident that passes within the same moment.
                 raise TransientError(f"cannot connect to the API server {self._credentials.server}: {error}") from error
@@ -172,6 +184,11 @@ class KubeClient:
                 ) from error
             except aiohttp.ClientError as error:
                 raise TransientError(f"{method} {path}: {error}") from error
+            finally:
+                if self._metrics is not None:
+                    self._metrics.observe_api_request(
+                        method, self._host, code, asyncio.get_running_loop().time() - began
+                    )
             if "Warning" in response.headers:
                 self._log_warnings(response.headers.getall("Warning"))
             if response.status < 300:

@@ -3,7 +3,7 @@
 Figures whose meaning would differ are left out rather than borrowed: those of cgroup, CPU, memory, topology and device managers,
 of static pods, and of what a Go runtime tells of itself.
 
-Source: pkg/kubelet/metrics/metrics.go, pkg/kubelet/server/metrics/metrics.go, component-base metrics/version.go.
+Source: pkg/kubelet/metrics/metrics.go, pkg/kubelet/server/metrics/metrics.go, component-base metrics.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _PULL_BUCKETS: Final = (*(1, 5, 10, 20, 30, 60, 120, 180, 240, 300, 360, 480, 60
 _STATUS_BUCKETS: Final = (0.010, 0.050, 0.100, 0.500, 1, 5, 10, 20, 30, 45, 60)
 _DEFAULT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """Go's default buckets; prometheus-client's own differ from them."""
+
+_API_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60)
 
 _MIB: Final = 1024**2
 _GIB: Final = 1024**3
@@ -160,6 +162,15 @@ class KubeletMetrics:
         self.admission_rejections = counter(
             "kubelet_admission_rejections_total", "Pods the node refused, by reason.", ("reason",)
         )
+        self._api_requests = counter(
+            "rest_client_requests_total", "Requests to the API server so far, by status.", ("code", "method", "host")
+        )
+        self._api_requests_duration = histogram(
+            "rest_client_request_duration_seconds",
+            "Seconds that requests to the API server took.",
+            ("verb", "host"),
+            _API_BUCKETS,
+        )
         requests = ("method", "path", "server_type", "long_running")
         self.http_requests = counter("kubelet_http_requests_total", "Requests to the kubelet API so far.", requests)
         self.http_requests_duration = histogram(
@@ -207,6 +218,20 @@ class KubeletMetrics:
         """Take note of a pull that succeeded."""
         size = next((name for bound, name in _IMAGE_SIZES if size_bytes < bound), "GT100GB")
         self.image_pull_duration.labels(size).observe(duration_s)
+
+    def observe_api_request(self, method: str, host: str, code: str, duration_s: float) -> None:
+        """Count a request to the API server.
+
+        Args:
+            method: HTTP method.
+            host: Host and port of the server.
+            code: Status answered; ``<error>`` without an answer.
+            duration_s: Seconds it took.
+
+        Source: component-base metrics/prometheus/restclient/metrics.go.
+        """
+        self._api_requests.labels(code, method, host).inc()
+        self._api_requests_duration.labels(method, host).observe(duration_s)
 
     @contextmanager
     def request(self, method: str, path: str, *, get_time: Callable[[], float]) -> Iterator[None]:

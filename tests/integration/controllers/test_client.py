@@ -11,10 +11,12 @@ import pytest
 import yaml
 from aiohttp import web
 
+from support.exposition import parse_exposition
 from support.pki import CertificateAuthority
 from vkprovider.errors import KubeAPIError, TransientError
 from vkprovider.kube.client import KubeClient
 from vkprovider.kube.credentials import load_credentials
+from vkprovider.metrics import KubeletMetrics
 from vkprovider.settings import ClusterSettings
 
 
@@ -76,8 +78,9 @@ async def server(tmp_path):
 async def make_client(server):
     made = []
 
-    async def make(user=None, settings=None, **cluster):
-        client = KubeClient(await load_credentials(server.kubeconfig(user or {"token": "t"}, **cluster)), settings)
+    async def make(user=None, settings=None, metrics=None, **cluster):
+        credentials = await load_credentials(server.kubeconfig(user or {"token": "t"}, **cluster))
+        client = KubeClient(credentials, settings, metrics=metrics)
         made.append(client)
         return client
 
@@ -99,6 +102,28 @@ async def test_answer_is_decoded_and_connection_kept(server, make_client):
     assert len({request.transport.get_extra_info("peername") for request in server.requests}) == 1
     assert server.requests[0].headers["User-Agent"].startswith("vkprovider/")
     assert server.requests[0].headers["Authorization"] == "Bearer t"
+
+
+async def test_requests_are_counted_by_status(server, make_client):
+    async def refuse(request):
+        if request.path == "/lost":
+            request.transport.abort()
+        return web.json_response({"kind": "Status", "reason": "NotFound"}, status=404)
+
+    metrics = KubeletMetrics()
+    client = await make_client(metrics=metrics)
+    server.handler = ok
+    await client.request("GET", "/x")
+    server.handler = refuse
+    with pytest.raises(KubeAPIError):
+        await client.request("GET", "/x")
+    with pytest.raises(TransientError):
+        await client.request("POST", "/lost", body={})
+    shown = parse_exposition(metrics.render())
+    host = client.credentials.server.removeprefix("https://")
+    for code, method in (("200", "GET"), ("404", "GET"), ("<error>", "POST")):
+        assert shown.value("rest_client_requests_total", code=code, method=method, host=host) == 1
+    assert shown.value("rest_client_request_duration_seconds_count", verb="GET", host=host) == 2
 
 
 async def test_body_and_media_type(server, make_client):
