@@ -47,7 +47,7 @@ def test_every_key_is_read():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"cpus": "4"}, "unknown key 'cpus'; the memory provider knows behaviours, cpu, images"),
+        ({"cpus": "4"}, "unknown key 'cpus'; the memory provider knows behaviours, cpu, files, images"),
         ({"cpu": "many"}, 'cpu must be a quantity such as "16" or "64Gi", not \'many\''),
         ({"cpu": "500m"}, "cpu must be a whole number of at least 1"),
         ({"memory": True}, "memory must be a quantity"),

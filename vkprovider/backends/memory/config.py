@@ -38,6 +38,8 @@ class MemoryConfig:
         private_images: Images that need credentials.
         behaviours: Pattern of image names and how their containers behave; the first that matches counts.
         log_max_bytes: Size of a container's log beyond which its oldest lines are dropped.
+        files: Whether containers see real files below the node's root directory: termination messages, ``/etc/hosts``. It costs
+            file work for each pod, which runs of thousands of pods do without.
     """
 
     cpu_cores: int = 16
@@ -51,6 +53,7 @@ class MemoryConfig:
     private_images: tuple[PrivateImage, ...] = ()
     behaviours: tuple[tuple[str, Behaviour], ...] = ()
     log_max_bytes: int = 1024 * 1024
+    files: bool = False
 
     @classmethod
     def from_mapping(cls, config: Mapping[str, Any]) -> MemoryConfig:
@@ -59,7 +62,7 @@ class MemoryConfig:
         Keys: ``cpu`` ("16"), ``memory`` ("64Gi"), ``storage`` ("200Gi"), ``podCIDR`` (a range or a list of two),
         ``images`` (list), ``pullUnknown`` (true), ``pullDelaySeconds`` (0), ``pullErrors`` (pattern to message),
         ``privateImages`` (list of ``{image, username, password}``), ``behaviours`` (pattern to behaviour, see
-        ``vkprovider.backends.memory.behaviour``), ``logMaxSize`` ("1Mi").
+        ``vkprovider.backends.memory.behaviour``), ``logMaxSize`` ("1Mi"), ``files`` (false).
 
         Raises:
             ConfigurationError: A key is unknown or its value wrong; the message says which and what it may be.
@@ -166,4 +169,5 @@ _READERS = {
     "privateImages": ("private_images", _read_private_images),
     "behaviours": ("behaviours", _read_behaviours),
     "logMaxSize": ("log_max_bytes", _read_amount),
+    "files": ("files", _read_bool),
 }

@@ -19,4 +19,4 @@ class MemoryProviderFactory(ProviderFactory):
             ConfigurationError: The configuration is wrong: which key, and what it may be.
         """
         config = MemoryConfig.from_mapping(options.config)
-        return MemoryRuntime(config, files_root=options.root_dir, hostname=options.node_name)
+        return MemoryRuntime(config, files_root=options.root_dir if config.files else None, hostname=options.node_name)
