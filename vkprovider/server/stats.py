@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -158,7 +158,7 @@ class StatsCollector:
                 PodFigures(
                     pod=pod,
                     started_at=parse_time(started),
-                    usage=entry.usage,
+                    usage=_without_host_network(pod, entry.usage),
                     cpu_nanocores=self._rates.take(uid, entry.usage),
                     containers=tuple(self._containers(pod, entry.containers)),
                 )
@@ -239,6 +239,13 @@ class _Rates:
         for key in self._samples.keys() - self._seen:
             del self._samples[key]
         self._seen.clear()
+
+
+def _without_host_network(pod: v1.Pod, usage: ResourceUsage) -> ResourceUsage:
+    """What goes over the host's interfaces is the node's, not that of each pod that sees them."""
+    if not pod.get("spec", {}).get("hostNetwork"):
+        return usage
+    return replace(usage, network_rx_bytes=None, network_rx_errors=None, network_tx_bytes=None, network_tx_errors=None)
 
 
 def _running_statuses(pod: v1.Pod) -> Sequence[v1.ContainerStatus]:

@@ -237,6 +237,15 @@ async def test_the_node_is_the_host_unless_the_provider_knows_better(collector, 
     assert node["memory"]["workingSetBytes"] == 8
 
 
+async def test_the_hosts_network_is_not_counted_for_pods_that_see_it(clock, provider, tmp_path):
+    pods = Pods()
+    pods.pods[0]["spec"]["hostNetwork"] = True
+    collector = StatsCollector(pods, provider, node_name="node-1", root_dir=tmp_path, clock=clock)
+    assert "network" not in (await summary_of(collector))["pods"][0]
+    exposition = parse_exposition(render_cadvisor_metrics(await collector.collect()))
+    assert not exposition.find("container_network_receive_bytes_total")
+
+
 async def test_cpu_and_memory_alone(collector):
     summary = await summary_of(collector, only_cpu_and_memory=True)
     assert summary["pods"][0].keys() == {"podRef", "startTime", "containers", "cpu", "memory"}
