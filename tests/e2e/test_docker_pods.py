@@ -261,7 +261,7 @@ def test_a_missing_config_map_is_told_and_waited_for(node: str, ctl: Kubectl) ->
     wait_ready(ctl, "later", timeout_s=45)
 
 
-def test_the_injected_token_volume_is_left_out_with_one_event_and_other_volumes_wait(node: str, ctl: Kubectl) -> None:
+def test_the_injected_token_volume_works_and_a_claim_that_is_missing_is_waited_for(node: str, ctl: Kubectl) -> None:
     with_token = make_pod("token", node)
     with_volume = make_pod("volume", node, volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": "none"}}])
     with_volume["spec"]["containers"][0]["volumeMounts"] = [{"name": "v", "mountPath": "/v"}]
@@ -271,7 +271,11 @@ def test_the_injected_token_volume_is_left_out_with_one_event_and_other_volumes_
     wait_for(lambda: event_reasons(ctl, "volume")["FailedMount"], "event FailedMount")
     statuses = ctl.get("pod", "volume")["status"]["containerStatuses"]
     assert statuses[0]["state"]["waiting"]["reason"] == "ContainerCreating"
-    assert event_reasons(ctl, "token")["UnsupportedField"] == 1
+    assert 'persistentvolumeclaims "none" not found' in ctl.run("describe", "pod", "volume")
+    directory = "/var/run/secrets/kubernetes.io/serviceaccount"
+    assert ctl.run("exec", "token", "--", "cat", f"{directory}/namespace") == ctl.namespace
+    assert ctl.run("exec", "token", "--", "cat", f"{directory}/token").count(".") == 2
+    assert "UnsupportedField" not in event_reasons(ctl, "token")
 
 
 def test_a_host_port_leads_into_the_pod(node: str, ctl: Kubectl) -> None:

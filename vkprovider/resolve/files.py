@@ -21,7 +21,7 @@ from vkprovider.api.reasons import EVENT_FAILED_MOUNT
 from vkprovider.errors import NotFoundError, PodSyncError, TransientError, VkproviderError
 from vkprovider.resolve.downward import metadata_field_value, volume_resource_value
 from vkprovider.resolve.objects import ObjectStore
-from vkprovider.resolve.tokens import ServiceAccountTokens
+from vkprovider.resolve.tokens import TokenSource
 
 DEFAULT_MODE: Final = 0o644
 """Mode of files where a volume names none; the API server fills it in. Source: pkg/apis/core/v1/defaults.go."""
@@ -61,7 +61,7 @@ class FileSources:
     """
 
     objects: ObjectStore
-    tokens: ServiceAccountTokens
+    tokens: TokenSource
     allocatable: v1.ResourceList = field(default_factory=dict)
 
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from vkprovider.aio.clock import Clock, SystemClock
 from vkprovider.api import v1
@@ -45,6 +45,18 @@ class _Token:
     text: str
     issued_at: datetime
     expires_at: datetime
+
+
+class TokenSource(Protocol):
+    """Gives out tokens of pods' service accounts."""
+
+    async def get_token(self, pod: v1.Pod, *, audience: str = "", expiration_s: int | None = None) -> str:
+        """A valid token; see ``ServiceAccountTokens.get_token``."""
+        ...
+
+    def forget_pod(self, pod_uid: v1.PodUID) -> None:
+        """Drop the tokens of a pod that is gone."""
+        ...
 
 
 class ServiceAccountTokens:

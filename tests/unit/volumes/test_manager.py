@@ -581,8 +581,10 @@ async def test_simulated_containers_get_no_files_but_wait_all_the_same(
     host: Any, make_volumes: Any, pod_with: Any
 ) -> None:
     volumes = await make_volumes(replace(host, simulated=True))
-    pod = pod_with(CONFIG)
+    token = {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
+    pod = pod_with(CONFIG, token)
     assert await volumes.fail(pod) == 'MountVolume.SetUp failed for volume "v" : configmap "c" not found'
+    assert volumes.objects.token_requests == []
     volumes.clock.advance(1)
     volumes.objects.add_config_map("c", {"a": "1"})
     path = await volumes.path(pod)

@@ -19,7 +19,7 @@ from vkprovider.api.reasons import EVENT_FAILED_MOUNT
 from vkprovider.errors import PodSyncError
 from vkprovider.provider.pod_provider import NodeContext
 from vkprovider.resolve.files import FileSources
-from vkprovider.resolve.tokens import ServiceAccountTokens
+from vkprovider.resolve.tokens import TokenSource
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?\Z")
 
@@ -84,7 +84,7 @@ class VolumeRequest:
     pod: v1.Pod
     node: NodeContext
     host: VolumeHost
-    tokens: ServiceAccountTokens
+    tokens: TokenSource
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ from vkprovider.provider import cri
 from vkprovider.provider.pod_provider import NodeContext, PodContext
 from vkprovider.resolve.env import EnvFile
 from vkprovider.resolve.expansion import expand_sub_path
-from vkprovider.resolve.tokens import ServiceAccountTokens
+from vkprovider.resolve.tokens import ServiceAccountTokens, TokenSource
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,17 @@ class _PodRecord:
     file_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+class NoTokens:
+    """Stands for the tokens of simulated containers, so that none are asked for in vain."""
+
+    async def get_token(self, pod: v1.Pod, *, audience: str = "", expiration_s: int | None = None) -> str:
+        """An empty text."""
+        return ""
+
+    def forget_pod(self, pod_uid: v1.PodUID) -> None:
+        """Nothing to forget."""
+
+
 class PodVolumes:
     """``VolumeManager`` over plug-ins.
 
@@ -95,7 +106,7 @@ class PodVolumes:
         self._plugins = plugins
         self._refresh_period_s = refresh_period_s
         self._supports_recursive_read_only = supports_recursive_read_only
-        self._tokens = ServiceAccountTokens(node.objects, clock=node.clock)
+        self._tokens: TokenSource = ServiceAccountTokens(node.objects, clock=node.clock)
         self._pods: dict[v1.PodUID, _PodRecord] = {}
         self._host: VolumeHost | None = None
         self._found: set[v1.PodUID] = set()
@@ -112,6 +123,8 @@ class PodVolumes:
             return host, set() if host.simulated else list_pod_dirs(host)
 
         self._host, self._found = await asyncio.to_thread(look)
+        if self._get_host().simulated:
+            self._tokens = NoTokens()
 
     async def aclose(self) -> None:
         """Leave no empty directory behind; volumes stay."""
@@ -186,7 +199,9 @@ class PodVolumes:
         try:
             if plugin is None:
                 raise mount_error(unsupported_kind_message(kind))
-            return await plugin.prepare(request)
+            prepared = await plugin.prepare(request)
+            # Nobody reads the files of a simulated container: that its volumes can be had once is enough.
+            return replace(prepared, refreshes=False) if request.host.simulated else prepared
         except VkproviderError as error:
             return error
         except Exception as error:
