@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import pytest
 
 from vkprovider.backends.docker import stats
 from vkprovider.backends.docker.cgroups import CgroupFiles
+from vkprovider.errors import TransientError
+from vkprovider.provider import cri
 
 ID = "a" * 64
 NET_DEV = """Inter-|   Receive                                                |  Transmit
@@ -104,3 +108,47 @@ def test_a_network_that_cannot_be_seen_is_left_to_the_engine(tmp_path: Path, pro
     files = {**version_1(f"docker/{ID}"), f"cpuacct/docker/{ID}/cgroup.procs": processes}
     assert read(tmp_path, files) == {}
     assert list(read(tmp_path, files, network=False)) == [ID]
+
+
+class Listing:
+    """Sandboxes or containers of an engine."""
+
+    def __init__(self, *found: Any) -> None:
+        self.found = found
+
+    async def list(self, filter: Any) -> Any:
+        return self.found
+
+
+def make_sandbox(name: str) -> cri.PodSandbox:
+    metadata = cri.PodSandboxMetadata(name, f"uid-{name}", "default")
+    return cri.PodSandbox(cri.SandboxID(name), metadata, cri.SandboxState.READY, datetime.now(UTC), {})
+
+
+@pytest.mark.looptime
+async def test_a_container_the_engine_is_stuck_with_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(engine: Any, container_id: str) -> Any:
+        if container_id == "stuck":
+            await asyncio.Event().wait()
+        if container_id == "lost":
+            raise TransientError("connection lost")
+        return {"cpu_stats": {"cpu_usage": {"total_usage": 5}}}
+
+    monkeypatch.setattr(stats, "read_stats", answer)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    listing = Listing(*map(make_sandbox, ("well", "stuck", "lost")))
+    found = await stats.list_stats(None, listing, Listing(), {})
+    assert [entry.id for entry in found] == ["well"]
+    assert loop.time() - began <= 8
+    # What the files tell of is shown, whatever the engine does.
+    files = CgroupFiles()
+    monkeypatch.setattr(
+        files, "read", lambda ids, with_network: {"well": {"cpu_stats": {"cpu_usage": {"total_usage": 5}}}}
+    )
+    listing = Listing(*map(make_sandbox, ("well", "stuck")))
+    found = await stats.list_stats(None, listing, Listing(), {}, files=files)
+    assert [entry.id for entry in found] == ["well"]
+    with pytest.raises(TransientError, match="the engine does not tell what 2 containers use"):
+        await stats.list_stats(None, Listing(*map(make_sandbox, ("stuck", "lost"))), Listing(), {})
+    assert len(asyncio.all_tasks()) == 1

@@ -6,20 +6,29 @@ Source: Engine API, ContainerStats; cri-dockerd core/stats_linux.go; docker CLI,
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
+from vkprovider.aio.tasks import cancel_and_wait
 from vkprovider.api.timestamps import parse_time
 from vkprovider.backends.docker.cgroups import CgroupFiles
 from vkprovider.backends.docker.containers import Containers
 from vkprovider.backends.docker.engine import Engine
 from vkprovider.backends.docker.errors import EngineRefusal, engine_errors
 from vkprovider.backends.docker.sandboxes import Sandboxes
+from vkprovider.errors import TransientError
 from vkprovider.provider import cri
 
 _PARALLEL = 16
+_PATIENCE_S = 8.0
+"""Seconds the engine has for all samples; scrapers give up after ten."""
+
+logger = logging.getLogger(__name__)
+
+_NO_ANSWER: Final[dict[str, Any]] = {}
 
 
 async def list_stats(
@@ -46,25 +55,53 @@ async def list_stats(
         sandboxes.list(cri.PodSandboxFilter(state=cri.SandboxState.READY, label_selector=label_selector)),
         containers.list(cri.ContainerFilter(state=cri.ContainerState.RUNNING, label_selector=label_selector)),
     )
-    limit = asyncio.Semaphore(_PARALLEL)
-
-    async def sample(container_id: str) -> tuple[str, dict[str, Any] | None]:
-        async with limit:
-            return container_id, await read_stats(engine, container_id)
-
     sandbox_ids: list[str] = [pod.id for pod in pods]
     ids: list[str] = [*sandbox_ids, *(member.id for member in members)]
     samples: dict[str, dict[str, Any] | None] = {}
     if files is not None:
         samples.update(await asyncio.to_thread(files.read, ids, with_network=sandbox_ids))
     missing = [container_id for container_id in ids if container_id not in samples]
-    samples.update(await asyncio.gather(*(sample(container_id) for container_id in missing)))
+    answers = await _ask_engine(engine, missing)
+    if answers and not samples and all(answer is _NO_ANSWER for answer in answers.values()):
+        raise TransientError(f"the engine does not tell what {len(ids)} containers use")
+    samples.update({id: None if answer is _NO_ANSWER else answer for id, answer in answers.items()})
     by_pod: dict[str, list[cri.ContainerStats]] = {}
     for member in members:
         document = samples[member.id]
         if document is not None:
             by_pod.setdefault(member.pod_sandbox_id, []).append(to_container_stats(member, document))
     return [to_sandbox_stats(pod, samples[pod.id], by_pod.get(pod.id, [])) for pod in pods if samples[pod.id]]
+
+
+async def _ask_engine(engine: Engine, ids: Sequence[str]) -> dict[str, dict[str, Any] | None]:
+    """Samples of containers; ``_NO_ANSWER`` for those of which the engine does not tell in time, lest they hide all others."""
+    limit = asyncio.Semaphore(_PARALLEL)
+
+    async def sample(container_id: str) -> dict[str, Any] | None:
+        async with limit:
+            return await read_stats(engine, container_id)
+
+    tasks = {container_id: asyncio.create_task(sample(container_id), name="docker:stats") for container_id in ids}
+    if not tasks:
+        return {}
+    try:
+        await asyncio.wait(tasks.values(), timeout=_PATIENCE_S)
+    finally:
+        await cancel_and_wait(task for task in tasks.values() if not task.done())
+    samples: dict[str, dict[str, Any] | None] = {}
+    unanswered = 0
+    for container_id, task in tasks.items():
+        failure = None if task.cancelled() else task.exception()
+        if failure is None and not task.cancelled():
+            samples[container_id] = task.result()
+        elif failure is None or isinstance(failure, TransientError):
+            samples[container_id] = _NO_ANSWER
+            unanswered += 1
+        else:
+            raise failure
+    if unanswered:
+        logger.warning("The engine does not tell what some containers use", extra={"containers": unanswered})
+    return samples
 
 
 async def read_stats(engine: Engine, container_id: str) -> dict[str, Any] | None:
