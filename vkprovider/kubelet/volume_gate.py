@@ -55,7 +55,7 @@ class VolumeManager(Protocol):
         """Find out what there is; called once before anything else.
 
         Raises:
-            OSError: The node's directory cannot be read.
+            ConfigurationError: The node's directory cannot be read.
         """
         ...
 

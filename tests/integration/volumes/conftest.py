@@ -109,5 +109,3 @@ async def docker_node(test_images: None, node_name: str, tmp_path: Path) -> Asyn
     assert memory_dir is not None
     assert list(memory_dir.iterdir()) == []
     memory_dir.rmdir()
-    with contextlib.suppress(OSError):
-        memory_dir.parent.rmdir()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import stat
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,12 @@ from typing import Any
 import pytest
 
 from vkprovider.api.pods import get_uid
-from vkprovider.errors import NotFoundError, PodSyncError, TransientError
+from vkprovider.errors import ConfigurationError, NotFoundError, PodSyncError, TransientError
+from vkprovider.kubelet.volumes import PodVolumes
 from vkprovider.kubelet.volumes.mounts import is_in_memory, list_mounts, mount_tmpfs, unmount
 from vkprovider.kubelet.volumes.storage import find_memory_dir
 from vkprovider.provider import cri
-from vkprovider.testing import make_container, make_pod
+from vkprovider.testing import make_container, make_node_context, make_pod
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -628,3 +632,85 @@ def test_memory_directory_is_on_a_tmpfs_private_and_each_node_s_own(
         assert find_memory_dir("n", tmp_path / "root", sees_host=True)[0] is None
     finally:
         unmount(base)
+
+
+async def test_work_of_an_interrupted_sync_and_the_cleanup_do_not_meet(
+    host: Any, make_volumes: Any, pod_with: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread cannot be cancelled: what it still writes must not come after the removal."""
+    from vkprovider.kubelet.volumes import payload
+
+    started, go_on = threading.Event(), threading.Event()
+    true_write = payload.write_payload
+
+    def slow_write(*args: Any, **kwargs: Any) -> bool:
+        started.set()
+        assert go_on.wait(10)
+        return true_write(*args, **kwargs)
+
+    monkeypatch.setattr(payload, "write_payload", slow_write)
+    volumes = await make_volumes(host)
+    volumes.objects.add_config_map("c", {"a": "1"})
+    pod = pod_with(CONFIG)
+    sync = asyncio.create_task(volumes.prepare(pod))
+    await asyncio.to_thread(started.wait, 10)
+    sync.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sync
+    cleanup = asyncio.create_task(volumes.manager.cleanup_pod(get_uid(pod)))
+    await asyncio.sleep(0.05)
+    assert not cleanup.done()
+    go_on.set()
+    await cleanup
+    assert volumes.pod_files(pod) == []
+
+
+async def test_a_full_disk_keeps_the_old_files_and_is_told(
+    host: Any, make_volumes: Any, pod_with: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vkprovider.kubelet.volumes import atomic
+
+    volumes = await make_volumes(host)
+    volumes.objects.add_secret("s", {"a": "old"})
+    pod = pod_with(SECRET)
+    path = await volumes.path(pod)
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path / "a"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic, "_write_file", fail)
+        volumes.objects.add_secret("s", {"a": "n3w"})
+        volumes.clock.advance(30)
+        await volumes.refresh(pod)
+    message = volumes.recording.events[-1].message
+    assert message == f'MountVolume.SetUp failed for volume "v" : {path}/a: No space left on device'
+    assert (path / "a").read_text() == "old"
+    volumes.clock.advance(30)
+    await volumes.refresh(pod)
+    assert (path / "a").read_text() == "n3w"
+
+
+async def test_a_root_directory_that_cannot_be_read_is_said_so(make_volumes: Any, tmp_path: Path) -> None:
+    def find() -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+
+    manager = PodVolumes(make_node_context(), find, {})
+    with pytest.raises(ConfigurationError, match=r"Permission denied; the node agent must own its root directory"):
+        await manager.start()
+
+
+async def test_no_event_and_no_log_tells_a_secret(
+    host: Any, make_volumes: Any, pod_with: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    volumes = await make_volumes(host)
+    volumes.objects.add_secret("s", {"k": "s3cret"})
+    pod = pod_with(
+        {"name": "v", "secret": {"secretName": "s", "items": [{"key": "k", "path": "../x"}]}},
+        {"name": "w", "secret": {"secretName": "s"}},
+    )
+    await volumes.fail(pod)
+    for text in (caplog.text, *(event.message for event in volumes.recording.events)):
+        assert "s3cret" not in text
+        assert "czNjcmV0" not in text

@@ -22,7 +22,7 @@ from typing import Any, Final
 from vkprovider.api import v1
 from vkprovider.api.pods import format_pod, get_uid
 from vkprovider.api.reasons import CREATE_CONTAINER_CONFIG_ERROR, EVENT_FAILED_MOUNT, WARNING
-from vkprovider.errors import NotFoundError, PodSyncError, TransientError, VkproviderError
+from vkprovider.errors import ConfigurationError, NotFoundError, PodSyncError, TransientError, VkproviderError
 from vkprovider.kubelet.volume_gate import (
     ContainerMounts,
     MountBackoff,
@@ -115,14 +115,19 @@ class PodVolumes:
         """Find out what the machine offers, and which pods left files here before.
 
         Raises:
-            OSError: The node's directory cannot be read.
+            ConfigurationError: The node's directory cannot be read.
         """
 
         def look() -> tuple[VolumeHost, set[v1.PodUID]]:
             host = self._find_host()
             return host, set() if host.simulated else list_pod_dirs(host)
 
-        self._host, self._found = await asyncio.to_thread(look)
+        try:
+            self._host, self._found = await asyncio.to_thread(look)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot look for the pods' volumes: {_describe(error)}; the node agent must own its root directory"
+            ) from error
         if self._get_host().simulated:
             self._tokens = NoTokens()
 

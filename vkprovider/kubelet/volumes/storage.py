@@ -80,7 +80,7 @@ def find_memory_dir(node_name: str, root_dir: Path, *, sees_host: bool) -> tuple
             problems.append(f"{base}: {error.strerror or error}")
     return None, (
         f"this node has no tmpfs for volumes that must not reach a disk ({'; '.join(problems)}): "
-        f"mount a tmpfs of the host at {MEMORY_BASE}"
+        f"mount a tmpfs of the host at {MEMORY_BASE} and start the node agent again"
     )
 
 
@@ -136,10 +136,11 @@ def remove_pod_dirs(host: VolumeHost, uid: v1.PodUID) -> None:
         OSError: Something is in use or cannot be removed.
     """
     directory = host.pod_dir(uid)
-    for mount in reversed(list_mounts(directory)):
-        unmount(mount.path)
-    if left := list_mounts(directory):
-        raise OSError(errno.EBUSY, "still mounted", left[0].path)
+    if mounts := list_mounts(directory):
+        for mount in reversed(mounts):
+            unmount(mount.path)
+        if left := list_mounts(directory):
+            raise OSError(errno.EBUSY, "still mounted", left[0].path)
     for name in ("volumes", "volume-subpaths"):
         _remove_tree(directory / name)
     if host.memory_dir is not None:
@@ -147,9 +148,9 @@ def remove_pod_dirs(host: VolumeHost, uid: v1.PodUID) -> None:
 
 
 def remove_empty_bases(host: VolumeHost) -> None:
-    """Leave no empty directory on the tmpfs when the node stops."""
+    """Leave no empty directory of this node on the tmpfs when it stops; the one above may be wanted by another just now."""
     if host.memory_dir is not None:
-        for directory in (host.memory_dir / "pods", host.memory_dir, host.memory_dir.parent):
+        for directory in (host.memory_dir / "pods", host.memory_dir):
             with contextlib.suppress(OSError):
                 os.rmdir(directory)
 
