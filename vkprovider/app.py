@@ -390,7 +390,8 @@ async def _unless_stopped(work: Coroutine[Any, Any, Any], stopping: asyncio.Task
         await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
     finally:
-        await cancel_and_wait([task])
+        if not task.done():
+            await cancel_and_wait([task])
 
 
 def _is_passing(error: BaseException) -> bool:

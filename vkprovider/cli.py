@@ -7,6 +7,7 @@ Exit codes: 0 all went well; 1 something failed while running; 2 bad arguments o
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import re
@@ -341,6 +342,8 @@ def _checked(build: Callable[[], T]) -> T:
 
 def _execute(main: Callable[[asyncio.Event], Coroutine[Any, Any, int | None]]) -> None:
     """Run a coroutine with SIGINT and SIGTERM turned into its stop event, and errors into exit codes."""
+    # Thousands of small long-lived objects make the default collector walk them again and again.
+    gc.set_threshold(50_000, 20, 50)
 
     async def with_signals() -> int | None:
         stop = asyncio.Event()
