@@ -385,7 +385,20 @@ def _diff_mapping(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[s
 
 
 def _means_same(a: Any, b: Any) -> bool:
-    return bool(a == b or _prune(a) == _prune(b))
+    if a == b:
+        return True
+    if a is None:
+        return _is_zero(b)
+    if b is None:
+        return _is_zero(a)
+    return bool(_prune(a) == _prune(b))
+
+
+def _is_zero(value: Any) -> bool:
+    """Whether nothing is left of a value when zero values are left out."""
+    if isinstance(value, Mapping):
+        return all(map(_is_zero, value.values()))
+    return not value
 
 
 def _prune(value: Any) -> Any:
