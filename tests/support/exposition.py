@@ -121,7 +121,8 @@ def decode_as_metrics_server(text: str, *, now_ms: int) -> MetricsBatch:
         text: The answer.
         now_ms: Time of the request, which stands in for missing time stamps.
     """
-    node, pods = MetricsPoint(), {}
+    node = MetricsPoint()
+    pods: dict[tuple[str, str], dict[str, MetricsPoint]] = {}
     for series in parse_exposition(text).series:
         timestamp_ms = series.timestamp_ms if series.timestamp_ms is not None else now_ms
         if series.name == "node_cpu_usage_seconds_total":

@@ -17,6 +17,7 @@ import pytest
 
 _OWNER_NODE = "vkprovider.io/node"  # vkprovider.api.labels.OWNER_NODE; written out, so that a rename is noticed
 _SETTLE_TURNS = 5
+_ENGINE_USED = ("engine", "used")
 
 _PREFIX = pytest.StashKey[str]()
 
@@ -80,6 +81,12 @@ def _where(task: asyncio.Task[Any]) -> str:
 # Containers
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note in the report of a test that it uses the engine; its keywords would not do, as directories are among them."""
+    if item.get_closest_marker("docker") is not None:
+        item.user_properties.append(_ENGINE_USED)
+
+
 class ContainerWatch:
     """In the process that reports: after all tests, fails a run of which containers are left, and removes them."""
 
@@ -90,7 +97,7 @@ class ContainerWatch:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Remember whether a test used the engine."""
-        if report.when == "call" and "docker" in report.keywords:
+        if report.when == "call" and _ENGINE_USED in report.user_properties:
             self._engine_used = True
 
     @pytest.hookimpl(trylast=True)  # after xdist has ended the workers
