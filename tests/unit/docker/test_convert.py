@@ -239,3 +239,9 @@ def test_events(action, expected):
     if event is not None:
         assert (event.container_id, event.pod_uid) == ("c1", "u")
         assert event.created_at == datetime(1970, 1, 1, 0, 0, 1, 500000, tzinfo=UTC)
+
+
+def test_an_end_that_the_engine_noted_before_the_start_is_put_right():
+    found = status(ExitCode=0, StartedAt="2026-01-02T03:04:05.000900Z", FinishedAt="2026-01-02T03:04:05.000100Z")
+    assert found.started_at == found.finished_at
+    assert found.finished_at.microsecond == 100

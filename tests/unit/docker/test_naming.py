@@ -108,3 +108,12 @@ def test_an_existing_container_of_another_owner_or_identity_is_foreign(key):
     assert key in (naming.find_foreign_owner(expected, {**expected, key: "other"}) or "")
     assert "absent" in (naming.find_foreign_owner(expected, {k: v for k, v in expected.items() if k != key}) or "")
     assert naming.find_foreign_owner(expected, None) is not None
+
+
+def test_labels_that_the_engine_took_from_the_image_do_not_come_back():
+    config = cri.PodSandboxConfig(
+        cri.PodSandboxMetadata("p", "u", "ns"), labels={"app": "web"}, annotations={"note": "n"}
+    )
+    from_engine = {"maintainer": "somebody", "annotation.of": "the image", **naming.sandbox_labels(config)}
+
+    assert naming.split_labels(from_engine) == ({"app": "web"}, {"note": "n"})

@@ -248,6 +248,9 @@ def _find_outcome(state: Mapping[str, Any], created_at: datetime) -> dict[str, A
         return {"state": cri.ContainerState.CREATED, "message": error}
     if finished_at is None:
         return {"state": to_container_state(word), "started_at": started_at, "exit_code": exit_code, "message": error}
+    if started_at is not None:
+        # The engine notes the end of a very short run before its start.
+        started_at = min(started_at, finished_at)
     reason = OOM_KILLED if state.get("OOMKilled") else COMPLETED if exit_code == 0 else ERROR
     return {
         "state": cri.ContainerState.EXITED,

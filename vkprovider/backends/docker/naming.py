@@ -27,13 +27,15 @@ IMAGE: Final = "vkprovider.io/image"
 RUNTIME_HANDLER: Final = "vkprovider.io/runtime-handler"
 METADATA: Final = "vkprovider.io/metadata"
 """Name and attempt, kept beside the container's name in case someone renames it."""
+GIVEN: Final = "vkprovider.io/given"
+"""Keys of the labels that were given, joined by commas: the engine adds those of the image to a container's own."""
 
 _PREFIX = "k8s"
 _SANDBOX_NAME = "POD"
 _ANNOTATION = "annotation."
 _ESCAPE = "label."
 _FORBIDDEN = "io.kubernetes.docker.type"
-_INTERNAL = frozenset({KIND, SANDBOX_ID, LOG_PATH, IMAGE, RUNTIME_HANDLER, METADATA})
+_INTERNAL = frozenset({KIND, SANDBOX_ID, LOG_PATH, IMAGE, RUNTIME_HANDLER, METADATA, GIVEN})
 
 
 def make_sandbox_name(metadata: cri.PodSandboxMetadata) -> str:
@@ -76,7 +78,11 @@ def split_labels(engine_labels: Mapping[str, str] | None) -> tuple[dict[str, str
     """Labels and annotations exactly as they were given."""
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
-    for key, value in (engine_labels or {}).items():
+    found = engine_labels or {}
+    given = frozenset(found[GIVEN].split(",")) if GIVEN in found else None
+    for key, value in found.items():
+        if given is not None and key not in given:
+            continue
         if key.startswith(_ANNOTATION):
             annotations[key[len(_ANNOTATION) :]] = value
         elif key.startswith(_ESCAPE):
@@ -137,6 +143,7 @@ def find_foreign_owner(expected: Mapping[str, str], actual: Mapping[str, str] | 
 def _merge(labels: Mapping[str, str], annotations: Mapping[str, str]) -> dict[str, str]:
     merged = {_label_key(key): value for key, value in labels.items()}
     merged.update((_ANNOTATION + key, value) for key, value in annotations.items())
+    merged[GIVEN] = ",".join(merged)
     return merged
 
 
