@@ -9,10 +9,12 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import docker
 import pytest
 
 from support.agent import VkproviderAgent
 from support.controlplane import ControlPlane
+from support.images import load_test_images
 from support.kubectl import Kubectl, KubectlError
 from support.pytest_cluster import running_agents
 from support.waiting import wait_for
@@ -25,6 +27,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.controlplane)
+
+
+@pytest.fixture(scope="session")
+def test_images() -> None:
+    """The engine has the images that pods of these tests run."""
+    client = docker.from_env(version="auto").api
+    with contextlib.closing(client):
+        load_test_images(client)
+
+
+@pytest.fixture(autouse=True)
+def _images_for_docker_tests(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("docker") is not None:
+        request.getfixturevalue("test_images")
 
 
 @pytest.fixture
