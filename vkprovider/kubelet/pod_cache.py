@@ -91,13 +91,6 @@ class PodCache:
             del self._pods[uid]
         return uid
 
-    def drop_pod(self, uid: v1.PodUID) -> None:
-        """Forget everything of a pod."""
-        entry = self._pods.pop(uid, None)
-        if entry is not None:
-            for id in (*entry.sandboxes, *entry.containers):
-                self._owners.pop(id, None)
-
     def _find_entry(self, id: str) -> _Entry | None:
         uid = self._owners.get(id)
         return self._pods.get(uid) if uid is not None else None

@@ -168,10 +168,6 @@ class FieldSelector:
         """Whether the object satisfies every term."""
         return all((getter(obj) == value) is equal for _, equal, value, getter in self.terms)
 
-    def find_equal(self, key: str) -> str | None:
-        """The value that the selector demands of a key, or None."""
-        return next((value for name, equal, value, _ in self.terms if name == key and equal), None)
-
 
 def parse_field_selector(text: str, storage: str) -> FieldSelector:
     """Selector of a ``fieldSelector`` parameter for the objects of one collection.
